@@ -1,0 +1,1 @@
+"""Experiments as ml_collections ConfigDicts: plain values, no code of the project."""

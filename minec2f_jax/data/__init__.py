@@ -1,0 +1,1 @@
+"""Reading, coarsening and streaming of images and labels."""

@@ -1,0 +1,56 @@
+"""Geometry of single chips: bringing image, label and validity to one size."""
+
+import chex
+import numpy as np
+from PIL import Image
+
+
+def resize_chip(image, label, valid, size: int):
+  """The whole chip at size x size pixels: image averaged over area, label and validity picked.
+
+  The paper resizes whole images to 256 x 256 (supplement, Sec. 7.2: patches did worse) and does not
+  say how. Here: bilinear, with a kernel as wide as the shrinking (antialiased), and the aspect
+  ratio is not kept. Invalid pixels contribute nothing: resize(image * valid) / resize(valid). An
+  output pixel is valid where valid pixels hold at least half of that weight and the source pixel
+  its label came from is valid.
+
+  Args:
+    image: [H, W, C] float32; anything, NaN too, where invalid.
+    label: [H, W] uint8 in {0, 1}; anything where invalid.
+    valid: [H, W] bool.
+    size: target height and width in pixels, > 0.
+
+  Returns:
+    image [size, size, C] float32, label [size, size] uint8 and valid [size, size] bool; image and
+    label are 0 where invalid. A chip of that size already comes back bitwise as it is.
+  """
+  chex.assert_rank([image, label, valid], [3, 2, 2])
+  chex.assert_shape([label, valid], image.shape[:2])
+  chex.assert_type([image, label, valid], [np.float32, np.uint8, bool])
+  if size < 1:
+    raise ValueError(f"data.image_size={size} must be at least 1 pixel")
+  image = np.where(valid[..., None], image, np.float32(0.0))
+  label = np.where(valid, label, np.uint8(0))
+  if valid.shape == (size, size):
+    return image, label, valid.copy()
+  # Source pixels under the output's centres; in integers, so that ties fall alike everywhere.
+  picked = np.ix_(*((2 * np.arange(size) + 1) * n // (2 * size) for n in valid.shape))
+  new_label = label[picked]
+  new_image = np.stack([_resize(band, size) for band in np.moveaxis(image, -1, 0)], axis=-1)
+  if valid.all():
+    return new_image, new_label, np.ones((size, size), bool)
+  weight = _resize(valid.astype(np.float32), size)
+  # By weight alone, a label that was never drawn could come out as valid background.
+  new_valid = (weight >= 0.5) & valid[picked]
+  new_image /= np.maximum(weight, 0.5)[..., None]
+  return (
+    np.where(new_valid[..., None], new_image, np.float32(0.0)),
+    np.where(new_valid, new_label, np.uint8(0)),
+    new_valid,
+  )
+
+
+def _resize(plane, size):
+  """[H, W] float32 -> [size, size] float32, antialiased bilinear."""
+  plane = Image.fromarray(np.ascontiguousarray(plane))
+  return np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,269 @@
+"""A data set as a folder: index.csv, images/ID.tif, masks/ID.tif.
+
+index.csv has one row a chip. Column `id` is needed, these are optional, others are ignored:
+
+  image, mask     paths relative to the folder; default images/{id}.tif and masks/{id}.tif.
+  domain          coarse | fine. Without the column every chip belongs to whichever is asked for.
+  split           train | validation | test, or blank.
+  location_group  chips of one place; default: every chip is a place of its own.
+  sensor          a key of `sensors.SENSORS`, for folders that mix products; blank: the argument.
+
+Splits. Within a domain a group lies in one split. Where a domain's rows name both validation and
+test, they are taken as they are (blank: train). Where one of the two is not named, it is dealt from
+the other groups, see `deal_groups`; rows that say validation or test keep it, and a group that the
+other domain holds out is held out here too, so a teacher never sees the student's test sites.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import operator
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from minec2f_jax.data import chips, geotiff, sensors
+from minec2f_jax.errors import UserError
+
+DOMAINS = ("coarse", "fine")
+SHARES = {"train": 70, "validation": 10, "test": 20}  # Percent of chips; the paper's 70:10:20.
+
+
+class FolderError(UserError):
+  """A folder that does not hold what its index says; the message names rows and remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row of the index; `split` is "" where it names none."""
+
+  id: str
+  image: pathlib.Path
+  mask: pathlib.Path
+  domain: str
+  split: str
+  group: str
+  sensor: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource:
+  """Random access to chips: `source[i]` reads one sample, in the order of the index.
+
+  A sample is {"image": [H, W, C] float32 reflectance, "label": [H, W] uint8 in {0, 1},
+  "valid": [H, W] bool}; a pixel is valid where both its reflectance and its label are known, image
+  and label are 0 elsewhere. Nothing stays open between two reads: safe to share among threads.
+  """
+
+  rows: tuple[Row, ...]
+  roles: tuple[str, ...]
+  image_size: int | None = None
+  coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None
+
+  @property
+  def ids(self) -> tuple[str, ...]:
+    return tuple(row.id for row in self.rows)
+
+  @property
+  def groups(self) -> tuple[str, ...]:
+    return tuple(row.group for row in self.rows)
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, index):
+    row = self.rows[operator.index(index)]
+    image, seen = geotiff.read_chip(row.image, roles=self.roles, sensor=row.sensor)
+    label, drawn = geotiff.read_mask(row.mask)
+    if label.shape != seen.shape:  # Checked on opening, but files can change under a long run.
+      raise FolderError(f"chip {row.id!r}: {_shapes(seen.shape, label.shape)}")
+    if self.coarsen is not None:
+      label = np.asarray(self.coarsen(label, row.id)).astype(np.uint8)
+    valid = seen & drawn
+    image = np.where(valid[..., None], image, np.float32(0.0))
+    label = np.where(valid, label, np.uint8(0))
+    if self.image_size is not None:
+      image, label, valid = chips.resize_chip(image, label, valid, self.image_size)
+    return {"image": image, "label": label, "valid": valid}
+
+
+def open_folder(
+  path,
+  *,
+  domain: str,
+  split: str,
+  roles: Sequence[str],
+  sensor: str = "auto",
+  image_size: int | None = None,
+  coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None,
+  skip: Sequence[str] = (),
+) -> FolderSource:
+  """The chips of one domain and split, after a header-only check of all chips of that domain.
+
+  Args:
+    path: folder that holds index.csv.
+    domain: "coarse" or "fine".
+    split: "train", "validation" or "test".
+    roles: wanted band roles in channel order, or a preset name of `sensors.BANDS`.
+    sensor: "auto" or a key of `sensors.SENSORS`, for rows that name none.
+    image_size: target height and width in pixels; None keeps each chip as it is.
+    coarsen: (label [H, W] uint8, id) -> label; applied to coarse labels at native resolution. The
+      id is there to seed with: one seed for all chips would shift every outline the same way.
+    skip: ids to leave out. Leaving one out moves no other chip to another split.
+
+  Returns:
+    A `FolderSource` with at least one chip.
+
+  Raises:
+    FolderError: index, files or pairs are not in order, or nothing is left.
+  """
+  if domain not in DOMAINS or split not in SHARES:
+    raise FolderError(f"domain={domain!r}, split={split!r}: must be of {DOMAINS}, {tuple(SHARES)}")
+  roles = sensors.get_roles(roles)
+  skip = {skip} if isinstance(skip, str) else set(skip)
+  rows = read_index(path, domain=domain, sensor=sensor)
+  unknown = sorted(skip - {row.id for row in rows})
+  if unknown:
+    raise FolderError(f"{path}: data.skip names ids that index.csv does not: {unknown}")
+  splits = _splits_by_group(path, rows, domain)
+  kept = [row for row in rows if row.domain == domain and row.id not in skip]
+  _check_pairs(path, kept, roles)
+  chosen = tuple(row for row in kept if splits[row.group] == split)
+  if not chosen:
+    counts = {s: sum(splits[row.group] == s for row in kept) for s in SHARES}
+    raise FolderError(
+      f"{path}: no {domain} chip in split {split!r} (there are {counts}); three or "
+      "more location groups are needed to deal three splits"
+    )
+  return FolderSource(chosen, roles, image_size, coarsen if domain == "coarse" else None)
+
+
+def read_index(path, *, domain: str, sensor: str = "auto") -> tuple[Row, ...]:
+  """Checked rows of index.csv; `domain` and `sensor` stand in where a row names none."""
+  index = pathlib.Path(path) / "index.csv"
+  if not index.is_file():
+    raise FolderError(f"{index}: no such file; a data folder needs one with at least a column 'id'")
+  try:
+    with open(index, newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file, strict=True)
+      cells = [(reader.line_num, row) for row in reader]
+  except (csv.Error, UnicodeDecodeError) as err:
+    raise FolderError(f"{index}: not a UTF-8 CSV file ({err})") from err
+  names = reader.fieldnames or ()
+  if "id" not in names or len(set(names)) != len(names):
+    raise FolderError(f"{index}: columns {list(names)} must hold 'id', and none twice")
+  rows, lines = [], {}
+  for line, row in cells:
+    if None in row or None in row.values():
+      raise FolderError(f"{index}, line {line}: not as many cells as the {len(names)} columns")
+    rows.append(_parse(pathlib.Path(path), f"{index}, line {line}", row, domain, sensor))
+    if rows[-1].id in lines:
+      raise FolderError(
+        f"{index}, line {line}: id {rows[-1].id!r} stands in line {lines[rows[-1].id]} already; ids must be unique"
+      )
+    lines[rows[-1].id] = line
+  return tuple(rows)
+
+
+def _parse(root, where, cells, domain, sensor):
+  cells = {name: value.strip() for name, value in cells.items()}
+  if not cells["id"]:
+    raise FolderError(f"{where}: no id")
+  choices = {"domain": DOMAINS, "split": ("", *SHARES), "sensor": ("", *sensors.CHOICES)}
+  for column, allowed in choices.items():
+    if column in cells and cells[column] not in allowed:
+      raise FolderError(f"{where}: {column}={cells[column]!r} must be one of {allowed}")
+  paths = {}
+  for column, folder in (("image", "images"), ("mask", "masks")):
+    relative = pathlib.PurePosixPath(cells.get(column) or f"{folder}/{cells['id']}.tif")
+    if relative.is_absolute() or ".." in relative.parts:
+      raise FolderError(
+        f"{where}: {column} path '{relative}' leaves the folder; paths in an index are relative and hold no '..'"
+      )
+    paths[column] = root / relative
+  return Row(
+    cells["id"],
+    paths["image"],
+    paths["mask"],
+    cells.get("domain", domain),
+    cells.get("split", ""),
+    cells.get("location_group") or cells["id"],
+    cells.get("sensor") or sensor,
+  )
+
+
+def _splits_by_group(path, rows, domain):
+  """Group -> split for the groups of a domain."""
+  named, held_out_elsewhere, sizes = {}, {}, {}
+  for row in rows:
+    if row.domain != domain:
+      if row.split in ("validation", "test"):
+        held_out_elsewhere[row.group] = row.split
+      continue
+    sizes[row.group] = sizes.get(row.group, 0) + 1
+    if row.split and named.setdefault(row.group, row.split) != row.split:
+      raise FolderError(
+        f"{path}: {domain} location group {row.group!r} lies in both "
+        f"{named[row.group]} and {row.split}; put all its chips into one split"
+      )
+  missing = [s for s in ("validation", "test") if s not in named.values()]
+  if missing:  # Rows that say train are what is dealt from.
+    named = {group: split for group, split in named.items() if split != "train"}
+  return deal_groups(sizes, {**held_out_elsewhere, **named}, missing=missing)
+
+
+def deal_groups(sizes: Mapping[str, int], fixed: Mapping[str, str], *, missing: Sequence[str]):
+  """Group -> split: whole groups dealt towards 70/10/20 % of chips, without a random state.
+
+  In the order of the SHA-256 of its name, each group goes to the split that lacks the largest part
+  of its share and has room for the group, else to train; the last groups go to splits still empty.
+  So the outcome depends on the groups and their sizes alone, not on the order of rows, and three
+  groups suffice for three splits.
+
+  Args:
+    sizes: group -> number of chips.
+    fixed: group -> split that is settled; groups outside `sizes` are ignored.
+    missing: the held-out splits to deal, out of "validation" and "test"; the rest is train.
+  """
+  splits = {group: fixed[group] for group in sizes if group in fixed}
+  total = sum(sizes.values())
+  lacking = {s: SHARES[s] * total for s in ("train", *missing)}  # In hundredths of a chip.
+  for group, split in splits.items():
+    if split in lacking:
+      lacking[split] -= 100 * sizes[group]
+  free = sorted((g for g in sizes if g not in splits), key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+  for position, group in enumerate(free):
+    choices = [s for s in lacking if s not in splits.values()]
+    if len(free) - position > len(choices):
+      choices = [s for s in lacking if lacking[s] >= 100 * sizes[group]] or ["train"]
+    splits[group] = max(choices, key=lambda split: lacking[split] / SHARES[split])
+    lacking[splits[group]] -= 100 * sizes[group]
+  return splits
+
+
+def _check_pairs(path, rows, roles):
+  """Raises one error that lists every chip whose files or bands are not in order."""
+  broken = {}
+  for row in rows:
+    try:
+      image = geotiff.read_header(row.image, roles=roles, sensor=row.sensor)
+      mask = geotiff.read_header(row.mask)
+    except geotiff.GeoTiffError as err:
+      broken[row.id] = str(err)
+      continue
+    shapes = (image.height, image.width), (mask.height, mask.width)
+    if shapes[0] != shapes[1]:
+      broken[row.id] = _shapes(*shapes)
+  if not broken:
+    return
+  everywhere = len(broken) == len(rows)  # Then it is the configuration, and one chip tells it.
+  shown = list(broken.items())[: 1 if everywhere else 5]
+  listed = "".join(f"\n  {name}: {why}" for name, why in shown)
+  rest = f"\n  ... and {len(broken) - len(shown)} more" if len(broken) > len(shown) else ""
+  remedy = "" if everywhere else f"\nCorrect them, or leave them out with data.skip={tuple(broken)}"
+  raise FolderError(f"{path}: {len(broken)} of {len(rows)} chips cannot be used:{listed}{rest}{remedy}")
+
+
+def _shapes(image, mask):
+  return f"image has {image[0]} x {image[1]} pixels, its mask {mask[0]} x {mask[1]}"

@@ -1,0 +1,92 @@
+"""From a source of samples to batches: an order that is a pure function of (seed, step)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import grain
+import numpy as np
+
+Sample = dict[str, np.ndarray]  # image [H, W, C] float32, label [H, W] uint8, valid [H, W] bool
+_FIELDS = ("image", "label", "valid")
+
+
+class Source(Protocol):
+  """Random access to samples, each under its id."""
+
+  ids: tuple[str, ...]
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Sample: ...
+
+
+class CachedSource:
+  """A source decoded once into memory; it also meets every broken file before the first step."""
+
+  def __init__(self, source: Source):
+    self.ids = tuple(source.ids)
+    self._samples = [source[i] for i in range(len(source))]
+
+  def __len__(self) -> int:
+    return len(self._samples)
+
+  def __getitem__(self, index: int) -> Sample:
+    return self._samples[index]
+
+
+class Subset:
+  """Some samples of a source, by index."""
+
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self._source, self._indices = source, tuple(indices)
+    self.ids = tuple(source.ids[i] for i in self._indices)
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> Sample:
+    return self._source[self._indices[index]]
+
+
+def cached(source: Source, *, budget_gb: float) -> Source:
+  """`source` in memory if its decoded samples fit into `budget_gb`, else as it is (read again each time)."""
+  if not len(source):
+    return source
+  sample_bytes = sum(source[0][name].nbytes for name in _FIELDS)
+  return CachedSource(source) if sample_bytes * len(source) <= budget_gb * 1e9 else source
+
+
+def _arrays(sample: Sample) -> Sample:
+  return {name: sample[name] for name in _FIELDS}
+
+
+def train_batches(
+  sources: Mapping[str, Source], *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[dict[str, Sample]]:
+  """Endless batches of every stream, `{stream: {"image" [B, H, W, C], "label", "valid" [B, H, W]}}`.
+
+  Each stream is shuffled anew every pass, and a batch may span two passes: no sample is dropped, and no batch is
+  short. Batch number `start_step` comes first, the same as an uninterrupted run would have drawn.
+  """
+  iterators = {}
+  for number, name in enumerate(sorted(sources)):
+    dataset = grain.MapDataset.source(sources[name]).seed(seed + number).shuffle().repeat()
+    batches = (
+      dataset.map(_arrays).batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))
+    )
+    iterators[name] = iter(batches)
+    iterators[name].set_state({"next_index": start_step})
+  while True:
+    yield {name: next(iterator) for name, iterator in iterators.items()}
+
+
+def eval_batches(source: Source, *, batch_size: int) -> Iterator[tuple[Sample, int]]:
+  """All samples once, in order, as `(batch, count)`; the last batch is filled up with invalid copies.
+
+  A short last batch would compile the network a second time. `count` is the number of real samples.
+  """
+  for start in range(0, len(source), batch_size):
+    samples = [_arrays(source[i]) for i in range(start, min(start + batch_size, len(source)))]
+    filler = {**samples[0], "valid": np.zeros_like(samples[0]["valid"])}
+    padded = samples + [filler] * (batch_size - len(samples))
+    yield {name: np.stack([sample[name] for sample in padded]) for name in _FIELDS}, len(samples)

@@ -1,0 +1,56 @@
+"""Reads a prepared TFDS dataset (ArrayRecord) as samples; no TensorFlow, no builder code."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from minec2f_jax.data import chips
+from minec2f_jax.data.pipeline import Sample
+from minec2f_jax.errors import UserError
+
+
+def is_prepared(path) -> bool:
+  """Whether `path` is the version folder of a prepared TFDS dataset."""
+  return (pathlib.Path(path) / "dataset_info.json").is_file()
+
+
+class TfdsSource:
+  """One split of a prepared dataset whose features are those of `datasets/mining_demo`.
+
+  Args:
+    path: version folder, e.g. data/mining_demo/fine/1.0.0.
+    split: "train", "validation" or "test".
+    roles: bands to return, in this order.
+    image_size: side in pixels to which whole images are resized.
+
+  Raises:
+    UserError: if the dataset lacks the split or a band.
+  """
+
+  def __init__(self, path, *, split: str, roles: tuple[str, ...], image_size: int):
+    import tensorflow_datasets as tfds  # Here, because it is slow and a folder of GeoTIFFs does without it.
+
+    builder = tfds.builder_from_directory(os.fspath(path))
+    if split not in builder.info.splits:
+      raise UserError(f"{path} has no split {split!r}, only {sorted(builder.info.splits)}.")
+    stored = tuple(builder.info.metadata["bands"])
+    missing = [role for role in roles if role not in stored]
+    if missing:
+      raise UserError(f"{path} has no bands {missing}, only {stored}: change config.data.bands.")
+    self._scale = builder.info.metadata["reflectance_scale"]
+    self._bands = [stored.index(role) for role in roles]
+    self._image_size = image_size
+    self._records = builder.as_data_source(split)
+    self.ids = tuple(self._records[i]["id"].decode() for i in range(len(self._records)))
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> Sample:
+    record = self._records[int(index)]
+    valid = record["valid"].astype(bool)
+    image = record["image"][..., self._bands].astype(np.float32) * np.float32(self._scale)
+    image = np.where(valid[..., None], image, np.float32(0))
+    image, label, valid = chips.resize_chip(image, record["label"], valid, self._image_size)
+    return {"image": image, "label": label, "valid": valid}

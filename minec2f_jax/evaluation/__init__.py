@@ -1,0 +1,1 @@
+"""Evaluation: one pooled confusion matrix, tables and figures."""

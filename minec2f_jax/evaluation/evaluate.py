@@ -1,0 +1,47 @@
+"""Scores and probabilities of a trained model on a source of samples."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from minec2f_jax import metrics
+from minec2f_jax.data import pipeline
+from minec2f_jax.methods import Method, Variables
+
+
+def make_predict(method: Method, normalize: Callable) -> Callable:
+  """A jit-compiled `(variables, batch) -> [B, H, W]` logits.
+
+  Validation, tests and figures share it, so that each method's network compiles once for them all.
+
+  Args:
+    method: whose `logits`.
+    normalize: `(image, valid) -> image`, reflectance to network input.
+  """
+
+  @jax.jit
+  def predict(variables: Variables, batch):
+    return method.logits(*variables, normalize(batch["image"], batch["valid"]))[..., 0]
+
+  return predict
+
+
+_count = jax.jit(metrics.confusion_counts)
+
+
+def evaluate(
+  predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int
+) -> metrics.ConfusionMatrix:
+  """The confusion matrix of `variables` on every valid pixel of `source`, at threshold 0.5."""
+  matrix = metrics.ConfusionMatrix.empty()
+  for batch, count in pipeline.eval_batches(source, batch_size=batch_size):
+    counts = _count(predict(variables, batch), batch["label"], batch["valid"])
+    matrix = matrix.update(np.asarray(counts)[:count])
+  return matrix
+
+
+def predict_all(predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int) -> np.ndarray:
+  """Logits [N, H, W] of all samples of `source`, in its order."""
+  batches = pipeline.eval_batches(source, batch_size=batch_size)
+  return np.concatenate([np.asarray(predict(variables, batch))[:count] for batch, count in batches])

@@ -1,0 +1,92 @@
+"""Figures: what the networks saw, said and passed on."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure  # Not pyplot: no screen, no global state.
+
+MINE_COLOUR = "#e4572e"
+TEACHER_COLOUR = "#2e86ab"
+
+
+def stretch(image: np.ndarray, valid: np.ndarray, bands: Sequence[str], roles: Sequence[str]) -> np.ndarray:
+  """A display image [H, W, 3] in 0..1: `roles` of `bands`, stretched together to the 2nd-98th percentile.
+
+  Roles that the image lacks fall back to its first bands. Invalid pixels are white.
+  """
+  indices = (
+    [bands.index(role) for role in roles] if set(roles) <= set(bands) else [min(i, len(bands) - 1) for i in range(3)]
+  )
+  shown = image[..., indices]
+  low, high = np.percentile(shown[valid], (2, 98)) if valid.any() else (0.0, 1.0)
+  return np.where(valid[..., None], np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 1.0)
+
+
+def save_panel(
+  path,
+  *,
+  samples: Sequence[dict],
+  bands: Sequence[str],
+  probabilities: dict[str, np.ndarray],
+  selected: np.ndarray | None,
+  title: str,
+):
+  """Draws one row a sample: image, label, each model's probability, where the teacher was distilled.
+
+  Args:
+    path: PNG to write.
+    samples: `{"id", "image" [H, W, C], "label" [H, W], "valid" [H, W]}`.
+    bands: role of each band.
+    probabilities: model name -> [N, H, W] in 0..1; the label's outline is drawn over each.
+    selected: [N, H, W] bool, pixels in which knowledge was transferred, or None.
+    title: says what the pictures show: data, split, scores.
+  """
+  columns = ["image (RGB)", "SWIR2, NIR, red", "label", *probabilities] + (
+    ["distilled"] if selected is not None else []
+  )
+  figure = Figure(figsize=(2.1 * len(columns), 2.15 * len(samples) + 0.7), layout="constrained")
+  axes = figure.subplots(len(samples), len(columns), squeeze=False)
+  for row, sample in enumerate(samples):
+    image, label, valid = sample["image"], sample["label"], sample["valid"]
+    rgb = stretch(image, valid, bands, ("red", "green", "blue"))
+    panels = [rgb, stretch(image, valid, bands, ("swir2", "nir", "red")), np.where(valid, label, np.nan)]
+    panels += [np.where(valid, maps[row], np.nan) for maps in probabilities.values()]
+    for axis, panel in zip(axes[row], panels):
+      axis.imshow(panel, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    for axis in axes[row, 3:]:
+      if 0 < label.sum() < label.size:
+        axis.contour(label, levels=[0.5], colors="white", linewidths=0.6)
+    if selected is not None:
+      axes[row, -1].imshow(0.35 * rgb + 0.65 * rgb.mean(), interpolation="nearest")
+      axes[row, -1].imshow(
+        np.where(selected[row], 1.0, np.nan), cmap="winter", vmin=0, vmax=1, alpha=0.8, interpolation="nearest"
+      )
+    axes[row, 0].set_ylabel(sample["id"], fontsize=7)
+    for axis in axes[row]:
+      axis.set_xticks([]), axis.set_yticks([])
+  for axis, name in zip(axes[0], columns):
+    axis.set_title(name, fontsize=9)
+  figure.suptitle(title, fontsize=10)
+  figure.savefig(pathlib.Path(path), dpi=110)
+
+
+def save_curves(path, histories: dict[str, list[dict]], *, score: str):
+  """Draws training loss and validation `score` by epoch of every stage.
+
+  Args:
+    path: PNG to write.
+    histories: stage -> lines of its metrics.jsonl.
+    score: name of the validation score.
+  """
+  figure = Figure(figsize=(9, 3.2), layout="constrained")
+  axes = figure.subplots(1, 2)
+  for (name, lines), colour in zip(histories.items(), (TEACHER_COLOUR, MINE_COLOUR, "grey")):
+    epochs = np.arange(1, len(lines) + 1)
+    for axis, key in zip(axes, ("train/loss", f"validation/{score}")):
+      axis.plot(epochs, [np.nan if line[key] is None else line[key] for line in lines], label=name, color=colour)
+  for axis, title in zip(axes, ("training loss", f"validation {score}")):
+    axis.set(xlabel="epoch", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+  figure.savefig(pathlib.Path(path), dpi=110)

@@ -1,0 +1,63 @@
+"""A method is three pure functions; everything else is shared by all methods.
+
+The systems of the paper's Table 1 differ only in the streams they see, in the parameters that exist and move,
+and in the loss. As an optax transformation is `(init, update)`, a method is `(init, loss, logits)`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Batch = dict[str, dict[str, jax.Array]]  # stream ("coarse", "fine") -> {"image", "label", "valid"}
+
+
+class Variables(NamedTuple):
+  """What a stage leaves behind, and the `prior` that the next stage starts from."""
+
+  trainable: PyTree  # moved by the optimizer
+  frozen: PyTree  # never differentiated: a teacher
+  extra: PyTree  # carried along: batch statistics, an EMA, prototypes
+
+
+class Method(NamedTuple):
+  """A training method as three pure functions.
+
+  Attributes:
+    init: `(key, image, prior) -> Variables`. `image` is a [B, H, W, C] example that fixes shapes; `prior` is the
+      `Variables` of an earlier stage (a teacher), or None.
+    loss: `(trainable, frozen, extra, batch, key) -> (scalar, (new_extra, metrics))`. `metrics` is a dict of
+      scalars, the parts of the loss among them.
+    logits: `(trainable, frozen, extra, image) -> [B, H, W, 1]`, in inference mode: what evaluation, prediction
+      and export use.
+  """
+
+  init: Callable[[jax.Array, jax.Array, Variables | None], Variables]
+  loss: Callable[..., tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
+  logits: Callable[[PyTree, PyTree, PyTree, jax.Array], jax.Array]
+
+
+def copy_tree(tree: PyTree) -> PyTree:
+  """A deep copy: donating a buffer that a frozen teacher shares would delete the teacher."""
+  return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def merge_parameters(target: PyTree, source: PyTree) -> PyTree:
+  """`target` with every top-level module that `source` also has replaced by a copy of the source's.
+
+  Raises:
+    ValueError: if nothing is shared, or a shared module differs in tree or shape.
+  """
+  shared = sorted(set(target) & set(source))
+  if not shared:
+    raise ValueError(f"no module in common: the new model has {sorted(target)}, the old one {sorted(source)}.")
+  for name in shared:
+    new, old = (jax.tree.map(jnp.shape, tree[name]) for tree in (target, source))
+    if new != old:
+      raise ValueError(
+        f"module {name!r} cannot start from the earlier stage: its parameters differ in name or shape. Use the "
+        "same config.model and config.data.bands in both stages."
+      )
+  return {**target, **{name: copy_tree(source[name]) for name in shared}}

@@ -1,0 +1,25 @@
+"""Networks in Flax Linen: DenseNet encoder, FPN decoder, and MineC2FNet's attentive injection."""
+
+from minec2f_jax.models.cbam import CBAM
+from minec2f_jax.models.densenet import DenseNet
+from minec2f_jax.models.factory import count_parameters, make_minec2fnet, make_segmenter
+from minec2f_jax.models.fpn import FPN, Head
+from minec2f_jax.models.gated_fusion import GatedFusion
+from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.refinement import Refinement
+from minec2f_jax.models.segmenter import Segmenter
+
+__all__ = [
+  "CBAM",
+  "FPN",
+  "AttentiveInjection",
+  "DenseNet",
+  "GatedFusion",
+  "Head",
+  "MineC2FNet",
+  "Refinement",
+  "Segmenter",
+  "count_parameters",
+  "make_minec2fnet",
+  "make_segmenter",
+]

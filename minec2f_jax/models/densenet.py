@@ -1,0 +1,111 @@
+"""DenseNet encoder (Huang et al. 2017, arXiv:1608.06993), with the Keras layout as default.
+
+Parameter names, and what the same layer is called elsewhere (b, l, t count from 1):
+
+  here                     keras.applications        torchvision `features.`
+  stem_conv, stem_norm     conv1_conv, conv1_bn      conv0, norm0
+  block{b}_layer{l}_norm1  conv{b+1}_block{l}_0_bn   denseblock{b}.denselayer{l}.norm1
+  block{b}_layer{l}_conv1  conv{b+1}_block{l}_1_conv denseblock{b}.denselayer{l}.conv1
+  block{b}_layer{l}_norm2  conv{b+1}_block{l}_1_bn   denseblock{b}.denselayer{l}.norm2
+  block{b}_layer{l}_conv2  conv{b+1}_block{l}_2_conv denseblock{b}.denselayer{l}.conv2
+  transition{t}_norm       pool{t+1}_bn              transition{t}.norm
+  transition{t}_conv       pool{t+1}_conv            transition{t}.conv
+  final_norm               bn                        norm5
+
+`conv1` and `transition{t}_conv` are 1x1 convolutions held as matrices: their kernel is [C_in,
+C_out], which is the [1, 1, C_in, C_out] of Keras (or the transposed [C_out, C_in, 1, 1] of torch)
+without its unit axes. On a CPU (XLA of jax 0.10) a training step takes about a quarter less time
+that way than with convolutions, inference the same. No convolution has a bias.
+"""
+
+import functools
+from typing import Any
+
+import chex
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class DenseNet(nn.Module):
+  """Features at five resolutions; the defaults are DenseNet-121.
+
+  The kernels start as in `keras.applications` (its Conv2D default, Glorot uniform), which matters
+  only without pretrained weights.
+
+  Attributes:
+    block_sizes: number of layers of each dense block.
+    growth_rate: channels that a layer adds.
+    stem_features: channels of the 7x7 stem.
+    bottleneck: a layer's 1x1 convolution has `bottleneck * growth_rate` channels.
+    compression: share of the channels that a transition keeps.
+    tap: what "c2", "c3" and "c4" are: "conv", the transition's 1x1 convolution before pooling,
+      linear (segmentation_models for Keras); or "norm", its BN-ReLU before that convolution, with
+      twice the channels at compression 0.5 (segmentation_models.pytorch).
+    bn_momentum: what the running statistics keep per step (0.99 is torch's 0.01).
+    bn_epsilon: added to the variance.
+    dtype: of the computation; parameters and statistics stay float32.
+  """
+
+  block_sizes: tuple[int, ...] = (6, 12, 24, 16)
+  growth_rate: int = 32
+  stem_features: int = 64
+  bottleneck: int = 4
+  compression: float = 0.5
+  tap: str = "conv"
+  bn_momentum: float = 0.99
+  bn_epsilon: float = 1.001e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    """The features of an image.
+
+    Args:
+      image: [B, H, W, C] float; any number of bands.
+      train: whether BN uses (and updates) the batch's statistics.
+
+    Returns:
+      {"c1": [B, H/2, W/2, .], "c2": /4, "c3": /8, "c4": /16, "c5": /32}; with the defaults 64, 128,
+      256, 512 and 1024 channels. "c1" and "c5" are ReLU outputs, for the others see `tap`.
+
+    Raises:
+      ValueError: if `tap` is not known.
+    """
+    chex.assert_rank(image, 4)
+    if self.tap not in ("conv", "norm"):
+      raise ValueError(f'tap is {self.tap!r}; it must be "conv" or "norm".')
+    norm_relu = functools.partial(
+      _norm_relu, use_running_average=not train, momentum=self.bn_momentum, epsilon=self.bn_epsilon, dtype=self.dtype
+    )
+    conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
+    dense = functools.partial(nn.Dense, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
+
+    # Explicit paddings: SAME would pad (2, 3) here, and Keras and torch pad (3, 3).
+    x = conv(self.stem_features, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="stem_conv")(image)
+    features = {"c1": norm_relu(x, name="stem_norm")}
+    # Padded apart from the pooling, because ONNX exporters drop a pooling's own padding. After a
+    # ReLU nothing is below zero, so zeros do what minus infinity would.
+    x = jnp.pad(features["c1"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+
+    for block, size in enumerate(self.block_sizes, start=1):
+      for layer in range(1, size + 1):
+        name = f"block{block}_layer{layer}"
+        new = dense(self.bottleneck * self.growth_rate, name=f"{name}_conv1")(norm_relu(x, name=f"{name}_norm1"))
+        new = conv(self.growth_rate, (3, 3), padding=((1, 1), (1, 1)), name=f"{name}_conv2")(
+          norm_relu(new, name=f"{name}_norm2")
+        )
+        x = jnp.concatenate([x, new], axis=-1)
+      if block == len(self.block_sizes):
+        features[f"c{block + 1}"] = norm_relu(x, name="final_norm")
+        break
+      normed = norm_relu(x, name=f"transition{block}_norm")
+      x = dense(int(x.shape[-1] * self.compression), name=f"transition{block}_conv")(normed)
+      features[f"c{block + 1}"] = x if self.tap == "conv" else normed
+      x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return features
+
+
+def _norm_relu(x, **kwargs):
+  """Batch normalisation (a submodule of the caller), then ReLU."""
+  return nn.relu(nn.BatchNorm(**kwargs)(x))

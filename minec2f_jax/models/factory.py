@@ -1,0 +1,93 @@
+"""Networks from plain values, as configs hold them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minec2f_jax.models.densenet import DenseNet
+from minec2f_jax.models.fpn import FPN, Head
+from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.segmenter import Segmenter
+
+MODULES = {"encoder": DenseNet, "decoder": FPN, "head": Head, "fusion": AttentiveInjection}
+DTYPES = ("float32", "bfloat16")
+
+
+def make_segmenter(model_config) -> Segmenter:
+  """The FPN-DenseNet that `model_config` describes.
+
+  Args:
+    model_config: mapping (a dict or a ConfigDict) with the sections `encoder` (fields of
+      `DenseNet`), `decoder` (fields of `FPN`), `head` (fields of `Head`) and `fusion` (see
+      `make_minec2fnet`; not used here), and `dtype`, "float32" or "bfloat16". Whatever is left out
+      has the module's default.
+
+  Returns:
+    A `Segmenter`.
+
+  Raises:
+    ValueError: if a section or a field is not known.
+  """
+  sections = _sections(model_config)
+  return Segmenter(**_networks(sections))
+
+
+def make_minec2fnet(model_config) -> MineC2FNet:
+  """The MineC2FNet student that `model_config` describes.
+
+  Args:
+    model_config: as for `make_segmenter`; `fusion` holds `levels` (a tuple of "c1" to "c5" and
+      "decoder") and the fields of `AttentiveInjection`.
+
+  Returns:
+    A `MineC2FNet` with the encoder, decoder and head of `make_segmenter(model_config)`.
+
+  Raises:
+    ValueError: if a section or a field is not known.
+  """
+  sections = _sections(model_config)
+  fusion = sections["fusion"]
+  levels = fusion.pop("levels", MineC2FNet.fusion_levels)
+  return MineC2FNet(**_networks(sections), injection=AttentiveInjection(**fusion), fusion_levels=levels)
+
+
+def count_parameters(variables) -> dict[str, int]:
+  """How many numbers a network holds.
+
+  Args:
+    variables: {"params", "batch_stats"} as `init` (or `jax.eval_shape` of it) returns; the latter
+      may lack.
+
+  Returns:
+    {"trainable": size of "params", "total": with the BN statistics}.
+  """
+  size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+  trainable = size(variables["params"])
+  return {"trainable": trainable, "total": trainable + size(variables.get("batch_stats", {}))}
+
+
+def _networks(sections):
+  return {name: MODULES[name](**sections[name]) for name in ("encoder", "decoder", "head")}
+
+
+def _sections(config):
+  """Every section's values as keywords of its module, with the dtype of the whole network."""
+  _check_keys(config, "model", [*MODULES, "dtype"])
+  dtype = config["dtype"] if "dtype" in config else "float32"
+  if dtype not in DTYPES:
+    raise ValueError(f"model.dtype is {dtype!r}; it must be one of {DTYPES}.")
+  sections = {}
+  for name, module in MODULES.items():
+    values = dict(config[name]) if name in config else {}
+    allowed = set(module.__dataclass_fields__) - {"dtype", "name", "parent"}
+    _check_keys(values, f"model.{name}", allowed | ({"levels"} if name == "fusion" else set()))
+    # A module must be hashable, and a config read from JSON holds lists.
+    values = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+    sections[name] = {**values, "dtype": jnp.dtype(dtype)}
+  return sections
+
+
+def _check_keys(values, where, allowed):
+  unknown = sorted(set(values) - set(allowed))
+  if unknown:
+    raise ValueError(f"{where} has no {unknown}; allowed are {sorted(allowed)}.")

@@ -1,0 +1,1 @@
+"""Training: state, step, optimizer, checkpoints, logs and the loop around them."""

@@ -1,0 +1,139 @@
+"""The loop around the train step: one stage from its first or its last saved epoch to its end."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from minec2f_jax.methods.base import Batch, Method, Variables
+from minec2f_jax.training import checkpoints as checkpoints_lib
+from minec2f_jax.training import logging
+from minec2f_jax.training.optimizers import Progress, ScoreRules, after_epoch
+from minec2f_jax.training.state import TrainState, init_state
+from minec2f_jax.training.step import make_train_step
+
+
+class Stage(NamedTuple):
+  """One stage of a run: Task 1 is ("coarse", supervised), Task 2 is ("fine", attentive distillation)."""
+
+  name: str
+  method: Method
+  optimizer: optax.GradientTransformation
+  rules: ScoreRules
+  epochs: int
+  steps_per_epoch: int
+  batches: Callable[[int], Iterator[Batch]]  # step to start from -> endless batches
+  prepare: Callable  # (key, stream) -> stream, inside jit
+  validate: Callable[[Variables], dict[str, float]]  # scores on the validation split
+  monitor: str  # which score rules the learning rate and the stop
+  batch_size: int
+  spec: dict  # what the weights expect, for stage.json
+
+
+def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> Variables:
+  """Trains `stage` and returns its best model; goes on from the latest checkpoint in `folder` if there is one.
+
+  Args:
+    stage: what to train.
+    key: root key of the stage; every random draw follows from it and the step.
+    prior: what the earlier stage left, or None.
+    folder: absolute path for checkpoints and metrics.
+
+  Returns:
+    The variables with the best validation score.
+
+  Raises:
+    FloatingPointError: if the loss stops being finite; the checkpoints before it stay.
+  """
+  example = next(stage.batches(0))
+  image = next(iter(example.values()))["image"][:1]
+  # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
+  options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+  init = jax.jit(stage.method.init, compiler_options=options)
+  variables = init(jax.random.fold_in(key, 0), image, prior)
+  state, progress = init_state(variables, stage.optimizer), Progress()
+  saver = checkpoints_lib.Checkpoints(folder)
+  saver.write_spec(stage.spec, variables.frozen)
+  if (step := saver.latest_step()) is not None:
+    state, progress = saver.restore_state(state, step)
+    logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
+  writer = logging.MetricsWriter(folder, start_step=int(state.step))
+  try:
+    _run_epochs(stage, jax.random.fold_in(key, 1), state, variables.frozen, progress, saver, writer)
+  finally:
+    writer.close()
+    saver.close()
+  return checkpoints_lib.Checkpoints(folder, read_only=True).restore_variables(variables)
+
+
+def _run_epochs(
+  stage: Stage,
+  key: jax.Array,
+  state: TrainState,
+  frozen,
+  progress: Progress,
+  saver: checkpoints_lib.Checkpoints,
+  writer: logging.MetricsWriter,
+):
+  train_step = make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
+  clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
+  batches = stage.batches(int(state.step))
+  while progress.epoch < stage.epochs and not progress.stalled(stage.rules):
+    metrics = []
+    for _ in range(stage.steps_per_epoch):
+      state, step_metrics = train_step(state, frozen, next(batches), key)
+      jax.block_until_ready(metrics[-1:])  # One step ahead of the device, not an epoch.
+      metrics.append(step_metrics)
+      clock.tick()
+      if clock.due():
+        logging.say(
+          f"[{stage.name}] epoch {progress.epoch + 1}: step {len(metrics)}/{stage.steps_per_epoch}, "
+          f"{clock.images_per_s:.1f} images/s, {clock.left(int(state.step))} left"
+        )
+    train = _means(metrics)
+    clock.rest()
+    if not math.isfinite(train["loss"]):
+      raise FloatingPointError(
+        f"[{stage.name}] the loss of epoch {progress.epoch + 1} is {train['loss']}. The checkpoints before it are "
+        "intact; try a smaller config.optimizer.learning_rate or config.optimizer.clip_norm=1.0."
+      )
+    scores = stage.validate(Variables(state.trainable, frozen, state.extra))
+    progress = after_epoch(progress, scores[stage.monitor], stage.rules)
+    state = state._replace(lr_scale=np.float32(progress.lr_scale))
+    writer.write(
+      int(state.step),
+      {
+        **{f"train/{name}": value for name, value in train.items()},
+        **{f"validation/{name}": value for name, value in scores.items()},
+        "lr_scale": progress.lr_scale,
+        "images_per_s": clock.images_per_s,
+      },
+    )
+    saver.save(state, progress, _finite_score(scores[stage.monitor]))
+    _report(stage, progress, train, scores, clock, int(state.step))
+  if progress.stalled(stage.rules):
+    logging.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
+
+
+def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
+  fetched = jax.device_get(metrics)
+  return {name: float(np.mean([step[name] for step in fetched], dtype=np.float64)) for name in fetched[0]}
+
+
+def _finite_score(score: float) -> float:
+  return -1.0 if math.isnan(score) else score  # An undefined score loses to every defined one.
+
+
+def _report(stage, progress, train, scores, clock, step):
+  parts = " ".join(
+    f"{name} {train[name]:.3f}" for name in ("bce", "dice", "ssim", "boundary", "distillation") if name in train
+  )
+  distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
+  logging.say(
+    f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
+    f"val {stage.monitor} {scores[stage.monitor]:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
+    f"{clock.images_per_s:.0f} images/s  {clock.left(step)} left"
+  )

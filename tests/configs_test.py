@@ -1,0 +1,103 @@
+"""Every config and every row of every suite loads, passes the check and trains two steps at toy size."""
+
+import importlib
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from ml_collections import ConfigDict
+
+from configs import suites
+from minec2f_jax import experiment
+from minec2f_jax.training import trainer
+from tests import toy
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+SUITES = sorted(path.stem for path in (ROOT / "configs" / "suites").glob("*.py") if path.stem != "__init__")
+ROWS = [
+  (f"{suite}_{row}", suite, row)
+  for suite in SUITES
+  for row in importlib.import_module(f"configs.suites.{suite}").get_config().rows
+]
+
+
+def _load(name: str, arg: str = "") -> ConfigDict:
+  return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def _train_two_steps(config: ConfigDict):
+  """Runs every stage for one epoch of two steps, with all the machinery of a real run."""
+  config = toy.shrink(config)
+  experiment.check_config(config)
+  source = toy.ArraySource(4, bands=len(config.data.bands))
+  wired, prior = experiment.wire(config), None
+  with tempfile.TemporaryDirectory() as folder:
+    for name in config.stages:
+      stage = experiment.make_stage(config, name, wired[name], {"train": source, "validation": source})
+      assert stage.steps_per_epoch == 2
+      prior = trainer.run_stage(stage, jax.random.key(0), prior, pathlib.Path(folder) / name)
+  return prior
+
+
+class ConfigsTest(parameterized.TestCase):
+  @parameterized.product(name=CONFIGS, arg=["", "demo"])
+  def test_config_loads_and_passes_the_check(self, name, arg):
+    experiment.check_config(_load(name, arg))
+
+  @parameterized.parameters(CONFIGS)
+  def test_config_trains_two_steps(self, name):
+    variables = _train_two_steps(_load(name))
+    for leaf in jax.tree.leaves((variables.trainable, variables.extra)):
+      self.assertTrue(np.all(np.isfinite(leaf)))
+
+  @parameterized.named_parameters(*ROWS)
+  def test_suite_row_trains_two_steps(self, suite, row):
+    row = importlib.import_module(f"configs.suites.{suite}").get_config().rows[row]
+    variables = _train_two_steps(suites.resolve(row))
+    for leaf in jax.tree.leaves((variables.trainable, variables.extra)):
+      self.assertTrue(np.all(np.isfinite(leaf)))
+
+  def test_an_unknown_argument_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "demo"):
+      _load("fine_hybrid", "small")
+
+  @parameterized.parameters(
+    ("none", "none"), ("standard", "standard"), ("image", "image"), ("pixel", "pixel"), ("hybrid", "hybrid")
+  )
+  def test_an_ablation_differs_from_the_paper_in_its_selection_alone(self, name, selection):
+    config, hybrid = _load(f"fine_{name}"), _load("fine_hybrid")
+    self.assertEqual(config.distillation.selection, selection)
+    config.distillation.selection = hybrid.distillation.selection
+    self.assertEqual(config.to_json_best_effort(), hybrid.to_json_best_effort())
+
+  def test_printed_gains_follow_from_the_printed_scores(self):
+    rows = importlib.import_module("configs.suites.table4").get_config().rows
+    gains = {name: round(row.paper.miou - rows.none.paper.miou, 2) for name, row in rows.items()}
+    self.assertEqual(gains, {"none": 0.0, "standard": 0.24, "image": 4.82, "pixel": 5.49, "hybrid": 5.56})
+
+
+class CheckConfigTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({"data": {"image_size": 100}}, "image_size=100"),
+    ({"data": {"bands": ("red", "thermal")}}, "thermal"),
+    ({"data": {"bands": ("red", "red")}}, "bands"),
+    ({"distillation": {"selection": "best"}}, "'best'"),
+    ({"stages": ("coarse", "medium")}, "medium"),
+    ({"fine": {"method": "magic"}}, "magic"),
+  )
+  def test_a_wrong_value_is_named(self, override, named):
+    config = _load("fine_hybrid")
+    config.update(override)
+    with self.assertRaisesRegex(ValueError, named):
+      experiment.check_config(config)
+
+  def test_missing_data_says_how_to_get_them_and_names_the_demo(self):
+    with self.assertRaisesRegex(ValueError, r"config\.data\.fine\.path.*:demo"):
+      experiment.open_source(_load("fine_hybrid"), "fine", "train")
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,10 @@
+"""Test set-up: CPU, and one cache of compiled programs for all workers of a session."""
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"minec2f_jax_{os.getuid()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Toy networks compile for longer than they run: half the time without the costly passes.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

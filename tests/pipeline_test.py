@@ -1,0 +1,80 @@
+import itertools
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from minec2f_jax.data import pipeline
+from tests import toy
+
+
+def _order(batches, count):
+  """Which sample stands where in the next `count` batches, told by its first pixel."""
+  return [tuple(batch["fine"]["image"][:, 0, 0, 0]) for batch in itertools.islice(batches, count)]
+
+
+class TrainBatchesTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.source = toy.ArraySource(5, size=4)
+
+  def _batches(self, **options):
+    return pipeline.train_batches({"fine": self.source}, batch_size=2, **{"seed": 3, **options})
+
+  def test_order_is_a_function_of_seed_and_step(self):
+    order = _order(self._batches(), 12)
+    self.assertEqual(order, _order(self._batches(), 12))
+    self.assertEqual(order[7:], _order(self._batches(start_step=7), 5))
+    self.assertNotEqual(order, _order(self._batches(seed=4), 12))
+
+  def test_every_pass_holds_every_sample_once_in_a_new_order(self):
+    seen = list(itertools.chain(*_order(self._batches(), 10)))
+    passes = [seen[i : i + 5] for i in range(0, 20, 5)]
+    everything = sorted(self.source.image[:, 0, 0, 0])
+    for one in passes:
+      self.assertEqual(sorted(one), everything)
+    self.assertGreater(len(set(map(tuple, passes))), 1)
+
+  def test_streams_keep_their_own_order(self):
+    sources = {"fine": self.source, "coarse": toy.ArraySource(3, size=4, seed=1)}
+    both = pipeline.train_batches(sources, batch_size=2, seed=3)
+    batch = next(both)
+    self.assertEqual(set(batch), {"fine", "coarse"})
+    self.assertEqual(batch["coarse"]["image"].shape, (2, 4, 4, 6))
+
+
+class EvalBatchesTest(parameterized.TestCase):
+  def test_all_samples_come_once_and_the_last_batch_is_filled_with_invalid_ones(self):
+    source = toy.ArraySource(5, size=4)
+    batches = list(pipeline.eval_batches(source, batch_size=2))
+    self.assertEqual([count for _, count in batches], [2, 2, 1])
+    images = np.concatenate([batch["image"][:count] for batch, count in batches])
+    np.testing.assert_array_equal(images, source.image)
+    self.assertFalse(batches[-1][0]["valid"][1:].any())
+
+
+class CachedTest(parameterized.TestCase):
+  def test_a_set_that_fits_is_read_once_and_a_larger_one_is_not_kept(self):
+    class Counting(toy.ArraySource):
+      reads = 0
+
+      def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+    source = Counting(4, size=4)
+    held = pipeline.cached(source, budget_gb=1.0)
+    reads = source.reads
+    for i in range(4):
+      np.testing.assert_array_equal(held[i]["image"], source.image[i])
+    self.assertEqual(source.reads, reads)
+    self.assertIs(pipeline.cached(source, budget_gb=1e-9), source)
+
+  def test_a_subset_keeps_ids_and_samples_together(self):
+    source = toy.ArraySource(4, size=4)
+    subset = pipeline.Subset(source, [2, 0])
+    self.assertEqual(subset.ids, ("toy2", "toy0"))
+    np.testing.assert_array_equal(subset[1]["image"], source.image[0])
+
+
+if __name__ == "__main__":
+  absltest.main()

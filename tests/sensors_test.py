@@ -1,0 +1,162 @@
+"""Tests of minec2f_jax.data.sensors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from minec2f_jax.data import sensors
+
+S2_NAMES = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+SIX = sensors.BANDS["rgb_nir_swir"]
+
+
+class RolesTest(parameterized.TestCase):
+  def test_presets_follow_the_papers_order(self):
+    self.assertEqual(SIX, ("red", "green", "blue", "nir", "swir1", "swir2"))
+    self.assertEqual(sensors.get_roles("rgb"), ("red", "green", "blue"))
+    self.assertEqual(sensors.get_roles(["nir", "red"]), ("nir", "red"))
+
+  @parameterized.parameters("rbg", ((),), (("red", "red"),), (("red", "thermal"),))
+  def test_unknown_double_and_empty_roles_are_refused(self, bands):
+    with self.assertRaisesRegex(sensors.SensorError, "data.bands"):
+      sensors.get_roles(bands)
+
+  def test_statistics_come_in_channel_order(self):
+    mean, std = sensors.get_statistics(("nir", "blue"))
+    self.assertEqual(mean, (0.2497, 0.0775))  # Prithvi-EO-1.0-100M: 2497 and 775, times 1e-4.
+    self.assertEqual(std, (0.1368, 0.1282))
+
+
+class FindBandsTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ("sentinel2_scene", S2_NAMES, "sentinel2_l1c", (4, 3, 2, 8, 12, 13)),
+    ("zero_padded", ("B02", "B03", "B04", "B08", "B11", "B12"), "sentinel2_l2a", (3, 2, 1, 4, 5, 6)),
+    ("narrow_nir_alone", ("B2", "B3", "B4", "B8A", "B11", "B12"), "sentinel2_l2a", (3, 2, 1, 4, 5, 6)),
+    ("role_names_any_case", ("BLUE", "Green", "red", "NIR", "SWIR_1", "swir2"), "reflectance", (3, 2, 1, 4, 5, 6)),
+    (
+      "landsat",
+      ("QA_PIXEL", "SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7"),
+      "landsat_c2_l2",
+      (5, 4, 3, 6, 7, 8),
+    ),
+    ("hls_l30", ("B02", "B03", "B04", "B05", "B06", "B07"), "hls_l30", (3, 2, 1, 4, 5, 6)),
+    ("hls_s30", S2_NAMES, "hls_s30", (4, 3, 2, 9, 12, 13)),
+    (
+      "unnamed_extra_band",
+      (None, "red", "green", "blue", "nir", "swir1", "swir2", ""),
+      "reflectance",
+      (2, 3, 4, 5, 6, 7),
+    ),
+  )
+  def test_bands_are_found_by_name(self, names, sensor, expected):
+    found = sensors.find_bands(names, SIX, sensors.SENSORS[sensor])
+    self.assertEqual(found, expected)
+
+  def test_order_of_bands_in_the_file_does_not_matter(self):
+    order = np.random.default_rng(0).permutation(len(S2_NAMES))
+    shuffled = [S2_NAMES[i] for i in order]
+    found = sensors.find_bands(shuffled, SIX, sensors.SENSORS["sentinel2_l2a"])
+    self.assertEqual([shuffled[i - 1] for i in found], ["B4", "B3", "B2", "B8", "B11", "B12"])
+
+  @parameterized.named_parameters(
+    ("missing", ("B2", "B3", "B4"), "reflectance", r"\['nir'\].*1='B2'.*B8A.*data.bands"),
+    ("unnamed", (None, "", None, None), "reflectance", "none of the 4 bands has a name"),
+    ("twice", ("red", "green", "blue", "nir", "NIR"), "reflectance", r"'nir': \[4, 5\]"),
+    ("two_names_of_one_band", ("red", "B4", "green", "blue", "nir"), "reflectance", r"'red': \[1, 2\]"),
+    ("s30_numbers_read_as_plain_hls", ("B02", "B03", "B04", "B05"), "hls", r"\['nir'\]"),
+  )
+  def test_what_cannot_be_told_is_refused_by_name(self, names, sensor, message):
+    with self.assertRaisesRegex(sensors.SensorError, message):
+      sensors.find_bands(names, sensors.BANDS["rgb_nir"], sensors.SENSORS[sensor])
+
+
+class EncodingTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("reflectance", 0.25, 0.25),
+    ("reflectance_x10000", 2500, 0.25),
+    ("sentinel2_l2a", 2500, 0.25),
+    ("sentinel2_l1c", 2500, 0.25),
+    ("sentinel2_baseline04", 3500, 0.25),  # (3500 - 1000) / 10000.
+    ("landsat_c2_l2", 18182, 0.300005),  # 18182 * 2.75e-5 - 0.2.
+    ("hls_l30", 2500, 0.25),
+    ("hls_s30", 2500, 0.25),
+    ("hls", 2500, 0.25),
+  )
+  def test_digital_numbers_become_reflectance(self, name, dn, expected):
+    got = sensors.to_reflectance(np.array([dn]), sensors.SENSORS[name])
+    self.assertEqual(got.dtype, np.float32)
+    np.testing.assert_allclose(got, [expected], rtol=1e-6)
+
+  def test_both_sentinel2_encodings_of_one_scene_agree_within_a_digital_number(self):
+    old = np.arange(0, 20000, 7, dtype=np.uint16)
+    a = sensors.to_reflectance(old, sensors.SENSORS["sentinel2_l2a"])
+    b = sensors.to_reflectance(old + 1000, sensors.SENSORS["sentinel2_baseline04"])
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+  def test_auto_takes_plausible_floats_as_reflectance(self):
+    for value_range in ((-0.05, 1.4), None):
+      got = sensors.resolve_sensor("auto", dtype="float32", value_range=value_range)
+      self.assertEqual(got.name, "reflectance")
+
+  @parameterized.named_parameters(
+    (
+      "integers",
+      dict(name="auto", dtype="int16", value_range=(-3, 4261)),
+      r"int16, values -3\.\.4261.*data.sensor.*sentinel2_baseline04",
+    ),
+    (
+      "scaled_floats",
+      dict(name="auto", dtype="float32", value_range=(12.0, 4261.0)),
+      r"float32, values 12\.\.4261: not reflectance",
+    ),
+    ("unknown_name", dict(name="sentinel3", dtype="int16"), "sentinel3.*choose one of"),
+    ("integers_as_fractions", dict(name="reflectance", dtype="uint16"), "integers cannot hold"),
+    ("complex", dict(name="auto", dtype="complex64"), "only integer and floating-point"),
+    (
+      "contradicting_tags",
+      dict(name="sentinel2_l2a", dtype="uint16", scales=[1e-4] * 3, offsets=[-0.1] * 3),
+      r"tags say.*-0\.1.*sentinel2_l2a",
+    ),
+  )
+  def test_guesses_are_refused(self, kwargs, message):
+    with self.assertRaisesRegex(sensors.SensorError, message):
+      sensors.resolve_sensor(**kwargs)
+
+  def test_agreeing_and_absent_tags_pass(self):
+    got = sensors.resolve_sensor("sentinel2_baseline04", dtype="uint16", scales=[1e-4, 1.0], offsets=[-0.1, 0.0])
+    self.assertEqual(got.offset, -0.1)
+
+
+class NormalizeTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.image = np.array([[[[0.3, 0.1], [np.nan, np.inf]]]], np.float32)  # [1, 1, 2, 2].
+    self.valid = np.array([[[True, False]]])
+    self.expected = [[[[1.0, -0.5], [0.0, 0.0]]]]  # (.3 - .1) / .2 and (.1 - .2) / .2.
+
+  def test_numpy_stays_numpy(self):
+    got = sensors.normalize(self.image, self.valid, mean=(0.1, 0.2), std=(0.2, 0.2))
+    self.assertIsInstance(got, np.ndarray)
+    self.assertEqual(got.dtype, np.float32)
+    np.testing.assert_allclose(got, self.expected, rtol=1e-6)
+
+  def test_jax_under_jit_with_a_finite_gradient(self):
+    def total(image, valid):
+      out = sensors.normalize(image, valid, mean=(0.1, 0.2), std=(0.2, 0.4))
+      return out.sum(), out
+
+    run = jax.jit(jax.value_and_grad(total, has_aux=True))
+    (_, out), grad = run(jnp.asarray(self.image), jnp.asarray(self.valid))
+    self.assertIsInstance(out, jax.Array)
+    np.testing.assert_allclose(out, [[[[1.0, -0.25], [0.0, 0.0]]]], rtol=1e-6)
+    np.testing.assert_allclose(grad, [[[[5.0, 2.5], [0.0, 0.0]]]], rtol=1e-6)  # 1 / std.
+
+  def test_statistics_of_other_bands_are_refused(self):
+    with self.assertRaisesRegex(ValueError, "2 channels, but mean 6"):
+      mean, std = sensors.get_statistics(SIX)
+      sensors.normalize(self.image, self.valid, mean=mean, std=std)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -166,3 +166,35 @@ def min_pool(mask, size, *, padding="VALID"):
       jnp.logical_and, [jax.lax.slice_in_dim(mask, i, i + length, axis=axis) for i in range(size)]
     )
   return mask
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_first(x, axis):
+  """Maximum along one axis; of equal values the first one gets the gradient.
+
+  `jnp.max` shares the gradient among the elements that equal the maximum, found by comparing floats
+  again in the backward pass. If XLA has computed them there with another rounding (another fusion,
+  excess precision), none is equal and the share is 0 / 0: a NaN seen in CBAM's pooling. Here the
+  place of the maximum is remembered as an integer.
+
+  Args:
+    x: [...] float, differentiated (reverse mode).
+    axis: the axis to reduce, int.
+
+  Returns:
+    `x` without `axis`.
+  """
+  return jnp.max(x, axis)
+
+
+def _max_forward(x, axis):
+  place = jnp.argmax(x, axis, keepdims=True)
+  index = jnp.expand_dims(jnp.arange(x.shape[axis]), [i for i in range(x.ndim) if i != axis % x.ndim])
+  return jnp.max(x, axis), index == place
+
+
+def _max_backward(axis, here, cotangent):
+  return (jnp.where(here, jnp.expand_dims(cotangent, axis), 0),)
+
+
+max_first.defvjp(_max_forward, _max_backward)

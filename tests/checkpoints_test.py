@@ -14,7 +14,7 @@ def _variables(fill: float = 0.0, *, width: int = 3, dtype=jnp.float32) -> Varia
   return Variables(
     trainable={"layer": {"kernel": jnp.full((2, width), fill, dtype)}},
     frozen={"params": {"kernel": jnp.full((2,), 7.0)}},
-    extra={"batch_stats": {"mean": jnp.full((3,), fill)}},
+    extra={"batch_stats": {"mean": jnp.full((3,), fill, jnp.float32)}},
   )
 
 

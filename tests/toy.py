@@ -2,8 +2,8 @@
 
 import numpy as np
 
-ENCODER = dict(block_sizes=(1, 1, 1, 1), growth_rate=4, stem_features=4)
-DECODER = dict(pyramid_features=8, segmentation_features=4)
+ENCODER = dict(block_sizes=(1, 1, 1, 1), growth_rate=4, stem_features=4, bn_momentum=0.9)
+DECODER = dict(pyramid_features=8, segmentation_features=4, bn_momentum=0.9)
 
 
 class ArraySource:

@@ -1,6 +1,7 @@
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from absl.testing import absltest, parameterized
 from configs import fine_hybrid
 from minec2f_jax import experiment
 from minec2f_jax.training import checkpoints, trainer
+from minec2f_jax.training import step as step_lib
 from tests import toy
 
 KEY = jax.random.key(7)
@@ -68,12 +70,25 @@ class RunStageTest(parameterized.TestCase):
       trainer.run_stage(broken, KEY, None, self.folder)
     self.assertEqual(checkpoints.Checkpoints(self.folder, read_only=True).latest_step(), 2)
 
-  def test_the_step_compiles_once(self):
-    traces = []
-    stage = _stage(epochs=2)
-    prepare = lambda key, stream: traces.append(1) or stage.prepare(key, stream)
-    trainer.run_stage(stage._replace(prepare=prepare), KEY, None, self.folder)
-    self.assertLen(traces, 1)
+  def test_the_students_step_compiles_once_and_stays_finite(self):
+    steps = []
+
+    def make_train_step(*args):
+      steps.append(step_lib.make_train_step(*args))
+      return steps[-1]
+
+    config = toy.shrink(fine_hybrid.get_config(), epochs=3)
+    wired, source = experiment.wire(config), toy.ArraySource(4)
+    sources, prior = {"train": source, "validation": source}, None
+    with mock.patch.object(trainer, "make_train_step", make_train_step):
+      for name in config.stages:
+        stage = experiment.make_stage(config, name, wired[name], sources)
+        prior = trainer.run_stage(stage, KEY, prior, self.folder / name)
+    self.assertEqual([step._cache_size() for step in steps], [1, 1])
+    lines = (self.folder / "fine" / "metrics.jsonl").read_text().splitlines()
+    self.assertLen(lines, 3)
+    for line in map(json.loads, lines):
+      self.assertGreater(line["train/grad_norm"], 0)  # A NaN would be null.
 
 
 if __name__ == "__main__":

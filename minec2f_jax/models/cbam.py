@@ -6,6 +6,8 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from minec2f_jax import ops
+
 
 class CBAM(nn.Module):
   """Features weighted by a channel attention, then by a spatial attention.
@@ -45,11 +47,12 @@ class CBAM(nn.Module):
     hidden = max(channels // self.reduction, 1)
     reduce = nn.Dense(hidden, kernel_init=init, dtype=self.dtype, name="reduce")
     expand = nn.Dense(channels, kernel_init=init, dtype=self.dtype, name="expand")
-    pooled = (x.max(axis=(1, 2)), x.mean(axis=(1, 2)))
+    flat = x.reshape(x.shape[0], -1, channels)
+    pooled = (ops.max_first(flat, 1), flat.mean(axis=1))
     weight = nn.sigmoid(sum(expand(nn.relu(reduce(vector))) for vector in pooled))
     x = x * weight[:, None, None, :]
 
-    pooled = jnp.stack([x.max(axis=-1), x.mean(axis=-1)], axis=-1)
+    pooled = jnp.stack([ops.max_first(x, -1), x.mean(axis=-1)], axis=-1)
     half = self.spatial_kernel // 2
     weight = nn.Conv(
       1,

@@ -86,7 +86,6 @@ class Checkpoints:
         best_fn=_rank,
         preservation_policy=policy,
         create=not read_only,
-        read_only=read_only,
         cleanup_tmp_directories=not read_only,
       ),
     )
@@ -177,7 +176,10 @@ class Checkpoints:
       ),
     )
 
-  def close(self):
-    """Waits until everything is on the disk."""
+  def wait(self):
+    """Returns when everything saved so far is on the disk."""
     self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits for the disk and lets go of the folder."""
     self._manager.close()

@@ -53,20 +53,28 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   init = jax.jit(stage.method.init, compiler_options=options)
-  variables = init(jax.random.fold_in(key, 0), image, prior)
+  variables = _on_device(init(jax.random.fold_in(key, 0), image, prior))
   state, progress = init_state(variables, stage.optimizer), Progress()
   saver = checkpoints_lib.Checkpoints(folder)
-  saver.write_spec(stage.spec, variables.frozen)
-  if (step := saver.latest_step()) is not None:
-    state, progress = saver.restore_state(state, step)
-    logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
-  writer = logging.MetricsWriter(folder, start_step=int(state.step))
   try:
-    _run_epochs(stage, jax.random.fold_in(key, 1), state, variables.frozen, progress, saver, writer)
+    saver.write_spec(stage.spec, variables.frozen)
+    if (step := saver.latest_step()) is not None:
+      state, progress = saver.restore_state(state, step)
+      logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
+    writer = logging.MetricsWriter(folder, start_step=int(state.step))
+    try:
+      _run_epochs(stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer)
+    finally:
+      writer.close()
+    saver.wait()
+    return saver.restore_variables(variables)
   finally:
-    writer.close()
     saver.close()
-  return checkpoints_lib.Checkpoints(folder, read_only=True).restore_variables(variables)
+
+
+def _on_device(tree):
+  """`tree` committed to the first device: an argument that is only sometimes committed compiles the step again."""
+  return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def _run_epochs(
@@ -102,7 +110,7 @@ def _run_epochs(
       )
     scores = stage.validate(Variables(state.trainable, frozen, state.extra))
     progress = after_epoch(progress, scores[stage.monitor], stage.rules)
-    state = state._replace(lr_scale=np.float32(progress.lr_scale))
+    state = state._replace(lr_scale=_on_device(np.float32(progress.lr_scale)))
     writer.write(
       int(state.step),
       {

@@ -21,6 +21,7 @@ from minec2f_jax.training import checkpoints, logging, optimizers, trainer
 
 DOMAINS = ("coarse", "fine")
 _PANEL_ROWS = 5
+_MAY_CHANGE = {"epochs", "cache_gb"}  # A run can be prolonged, and moved to a machine with less memory.
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -240,10 +241,14 @@ def _claim(workdir: pathlib.Path, config):
   workdir.mkdir(parents=True, exist_ok=True)
   path, text = workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True) + "\n"
   if path.exists():
-    different = _first_difference(json.loads(path.read_text()), json.loads(text), "config")
-    if different:
+    found, wanted = (_without(json.loads(json_text), _MAY_CHANGE) for json_text in (path.read_text(), text))
+    if different := _first_difference(found, wanted, "config"):
       raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
   path.write_text(text)
+
+
+def _without(tree, keys: set[str]):
+  return {k: _without(v, keys) for k, v in tree.items() if k not in keys} if isinstance(tree, dict) else tree
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -281,21 +286,20 @@ def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variabl
     name: evaluate_lib.predict_all(wired[name].predict, variables, subset, batch_size=config.data.batch_size)
     for name, variables in models.items()
   }
-  selected = None
+  masks = {}
   if set(logits) == set(DOMAINS) and config.fine.method == "attentive_distillation":
     label, valid = (np.stack([sample[field] for sample in samples]) for field in ("label", "valid"))
-    selected = np.asarray(
-      distillation.selection_mask(
-        logits["fine"], logits["coarse"], label, valid, selection=config.distillation.selection
+    for field, selection in (("better", "pixel"), ("distilled", config.distillation.selection)):
+      masks[field] = np.asarray(
+        distillation.selection_mask(logits["fine"], logits["coarse"], label, valid, selection=selection)
       )
-    )
   figures.save_panel(
     path,
     samples=samples,
     bands=tuple(config.data.bands),
-    selected=selected,
-    title=title,
     probabilities={_title(config, name): scipy.special.expit(z) for name, z in logits.items()},
+    title=title,
+    **masks,
   )
 
 
@@ -305,8 +309,8 @@ def _title(config, stage: str) -> str:
 
 
 def _data_name(config) -> str:
-  names = {config.data[domain].builder or pathlib.Path(config.data[domain].path or "").name for domain in DOMAINS}
-  return " and ".join(sorted(names - {""}))
+  specs = [config.data[domain] for domain in DOMAINS]
+  return " and ".join(sorted({pathlib.Path(spec.path).name if spec.path else spec.builder for spec in specs} - {""}))
 
 
 def _history(path: pathlib.Path) -> list[dict]:

@@ -1,7 +1,5 @@
 """Tests of the coarse labels and of the statistics that judge them."""
 
-import os
-import pathlib
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -9,8 +7,8 @@ from scipy import ndimage
 from skimage import measure
 
 from minec2f_jax.data import coarsen
+from tests.rasters import DATA
 
-DATA = pathlib.Path(os.environ.get("MINEC2F_DATA", pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"))
 # Everything that is drawn by chance switched off; what remains can be computed by hand.
 FIXED = dict(
   closing_m=0.0,

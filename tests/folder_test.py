@@ -1,7 +1,6 @@
 """Tests of minec2f_jax.data.folder, on folders written here and, where present, on real ones."""
 
 import collections
-import os
 import pathlib
 import pickle
 import tempfile
@@ -14,30 +13,10 @@ from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 
 from minec2f_jax.data import folder
+from tests.rasters import DATA, write_geotiff
 
-DATA = pathlib.Path(os.environ.get("MINEC2F_DATA", pathlib.Path(__file__).parents[1] / ".." / "shared" / "data"))
 RGB = ("red", "green", "blue")
 SPLITS = ("train", "validation", "test")
-
-
-def write_geotiff(path, bands, names=(), **profile):
-  """Writes [count, H, W] at 10 m in UTM 23S, with band names."""
-  count, height, width = bands.shape
-  with rasterio.open(
-    path,
-    "w",
-    driver="GTiff",
-    count=count,
-    height=height,
-    width=width,
-    dtype=bands.dtype,
-    crs="EPSG:32723",
-    transform=rasterio.Affine(10, 0, 5e5, 0, -10, 8e6),
-    **profile,
-  ) as dst:
-    dst.write(bands)
-    for index, name in enumerate(names, start=1):
-      dst.set_band_description(index, name)
 
 
 def grown(mask, name):

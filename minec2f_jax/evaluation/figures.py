@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # Not pyplot: no screen, no global state.
 
 MINE_COLOUR = "#e4572e"
@@ -29,46 +30,49 @@ def save_panel(
   samples: Sequence[dict],
   bands: Sequence[str],
   probabilities: dict[str, np.ndarray],
-  selected: np.ndarray | None,
+  better: np.ndarray | None = None,
+  distilled: np.ndarray | None = None,
   title: str,
 ):
-  """Draws one row a sample: image, label, each model's probability, where the teacher was distilled.
+  """Draws one row a sample: image, label, each model's probability, and what the teacher knows better.
 
   Args:
     path: PNG to write.
     samples: `{"id", "image" [H, W, C], "label" [H, W], "valid" [H, W]}`.
     bands: role of each band.
     probabilities: model name -> [N, H, W] in 0..1; the label's outline is drawn over each.
-    selected: [N, H, W] bool, pixels in which knowledge was transferred, or None.
-    title: says what the pictures show: data, split, scores.
+    better: [N, H, W] bool, pixels in which the teacher is nearer to the label than the student, or None.
+    distilled: [N, H, W] bool, pixels which the selection passes on, or None.
+    title: says what the pictures show.
   """
-  columns = ["image (RGB)", "SWIR2, NIR, red", "label", *probabilities] + (
-    ["distilled"] if selected is not None else []
-  )
-  figure = Figure(figsize=(2.1 * len(columns), 2.15 * len(samples) + 0.7), layout="constrained")
+  columns = ["image (RGB)", "SWIR2, NIR, red", "label", *probabilities]
+  if better is not None:
+    columns.append("teacher better (blue),\ndistilled (orange)")
+  figure = Figure(figsize=(2.1 * len(columns), 2.15 * len(samples) + 0.8), layout="constrained")
   axes = figure.subplots(len(samples), len(columns), squeeze=False)
   for row, sample in enumerate(samples):
     image, label, valid = sample["image"], sample["label"], sample["valid"]
     rgb = stretch(image, valid, bands, ("red", "green", "blue"))
     panels = [rgb, stretch(image, valid, bands, ("swir2", "nir", "red")), np.where(valid, label, np.nan)]
     panels += [np.where(valid, maps[row], np.nan) for maps in probabilities.values()]
+    if better is not None:
+      panels.append(_tint(_tint(0.5 * rgb + 0.3, better[row], TEACHER_COLOUR), distilled[row], MINE_COLOUR))
     for axis, panel in zip(axes[row], panels):
       axis.imshow(panel, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+      axis.set_xticks([])
+      axis.set_yticks([])
     for axis in axes[row, 3:]:
       if 0 < label.sum() < label.size:
         axis.contour(label, levels=[0.5], colors="white", linewidths=0.6)
-    if selected is not None:
-      axes[row, -1].imshow(0.35 * rgb + 0.65 * rgb.mean(), interpolation="nearest")
-      axes[row, -1].imshow(
-        np.where(selected[row], 1.0, np.nan), cmap="winter", vmin=0, vmax=1, alpha=0.8, interpolation="nearest"
-      )
     axes[row, 0].set_ylabel(sample["id"], fontsize=7)
-    for axis in axes[row]:
-      axis.set_xticks([]), axis.set_yticks([])
   for axis, name in zip(axes[0], columns):
     axis.set_title(name, fontsize=9)
   figure.suptitle(title, fontsize=10)
   figure.savefig(pathlib.Path(path), dpi=110)
+
+
+def _tint(rgb: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
+  return np.where(mask[..., None], 0.3 * rgb + 0.7 * np.array(to_rgb(colour)), rgb)
 
 
 def save_curves(path, histories: dict[str, list[dict]], *, score: str):

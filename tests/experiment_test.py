@@ -1,0 +1,162 @@
+"""Whole runs on a folder of GeoTIFFs, through launch.py as a user starts it, and the mistakes users make."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from configs import fine_hybrid
+from minec2f_jax import experiment
+from minec2f_jax.errors import UserError
+from tests import toy
+from tests.rasters import write_geotiff
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NAMES = ("red", "green", "blue", "nir", "swir1", "swir2")
+
+
+def _write_folder(root: pathlib.Path, count: int = 12):
+  """Chips of both domains in twelve places, integer reflectance x 10000."""
+  (root / "images").mkdir(parents=True)
+  (root / "masks").mkdir()
+  source = toy.ArraySource(count)
+  lines = ["id,domain,split,location_group"]
+  for i, name in enumerate(source.ids):
+    image = np.round(source.image[i].transpose(2, 0, 1) * 1e4).astype(np.int16)
+    write_geotiff(root / "images" / f"{name}.tif", image, NAMES)
+    write_geotiff(root / "masks" / f"{name}.tif", source.label[i][None])
+    split = ("train", "train", "train", "train", "validation", "test")[i // 2]
+    lines.append(f"{name},{('coarse', 'fine')[i % 2]},{split},place{i}")
+  (root / "index.csv").write_text("\n".join(lines) + "\n")
+
+
+def _config(data: pathlib.Path):
+  config = toy.shrink(fine_hybrid.get_config())
+  for domain in experiment.DOMAINS:
+    config.data[domain].path = str(data)
+  config.data.sensor = "reflectance_x10000"
+  config.data.coarse.coarsen_gsd_m = 10.0
+  return config
+
+
+class ExperimentTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "with a space"
+    cls.data, cls.workdir = cls.root / "data", cls.root / "run"
+    _write_folder(cls.data)
+    experiment.train(_config(cls.data), cls.workdir)
+
+  def test_a_run_leaves_table_figures_metrics_config_and_checkpoints(self):
+    for name in ("config.json", "results.txt", "results.md", "results.json", "curves.png"):
+      self.assertTrue((self.workdir / name).is_file(), name)
+    for stage in experiment.DOMAINS:
+      self.assertTrue((self.workdir / f"panel_{stage}.png").is_file())
+      self.assertTrue((self.workdir / stage / "metrics.jsonl").is_file())
+      self.assertNotEmpty(list((self.workdir / stage).glob("events.out.tfevents.*")))
+      self.assertNotEmpty(list((self.workdir / stage / "checkpoints").iterdir()))
+
+  def test_teacher_and_student_are_tested_on_both_domains(self):
+    rows = json.loads((self.workdir / "results.json").read_text())["rows"]
+    self.assertEqual(
+      [(row["model"], row["tested_on"]) for row in rows],
+      [
+        ("teacher", "fine test"),
+        ("teacher", "coarse test"),
+        ("student", "fine test"),
+        ("student", "coarse test"),
+      ],
+    )
+    for row in rows:
+      self.assertEqual(row["scores"]["num_pixels"], 32 * 32)  # One test chip a domain.
+
+  def test_evaluating_again_gives_the_same_numbers(self):
+    before = (self.workdir / "results.json").read_text()
+    (self.workdir / "results.json").unlink()
+    experiment.evaluate(_config(self.data), self.workdir)
+    self.assertEqual((self.workdir / "results.json").read_text(), before)
+
+  def test_another_config_in_the_same_workdir_is_refused_by_field_and_values(self):
+    config = _config(self.data)
+    config.optimizer.learning_rate = 0.5
+    with self.assertRaisesRegex(UserError, r"config\.optimizer\.learning_rate \(0\.01 there, 0\.5 here\)"):
+      experiment.train(config, self.workdir)
+
+  def test_a_teacher_of_another_run_is_reused(self):
+    config = _config(self.data)
+    config.teacher = str(self.workdir)
+    workdir = self.root / "reuse"
+    experiment.train(config, workdir)
+    self.assertFalse((workdir / "coarse").exists())
+    first, second = (json.loads((folder / "results.json").read_text())["rows"] for folder in (self.workdir, workdir))
+    self.assertEqual(first[:2], second[:2])  # The same teacher.
+
+  def test_a_teacher_of_other_bands_is_refused_by_name(self):
+    config = _config(self.data)
+    config.teacher, config.data.bands = str(self.workdir), NAMES[:4]
+    with self.assertRaisesRegex(UserError, r"config\.data\.bands .*swir1.* there"):
+      experiment.train(config, self.root / "bands")
+
+  def test_a_teacher_of_another_width_is_refused_by_name(self):
+    config = _config(self.data)
+    config.teacher, config.model.encoder.growth_rate = str(self.workdir), 8
+    with self.assertRaisesRegex(UserError, r"config\.model\.encoder\.growth_rate \(4 there, 8 here\)"):
+      experiment.train(config, self.root / "width")
+
+  def test_coarse_labels_made_of_fine_masks_are_a_function_of_seed_and_id(self):
+    config = _config(self.data)
+    one, two = (experiment.open_source(config, "coarse", "train") for _ in range(2))
+    np.testing.assert_array_equal(one[0]["label"], two[0]["label"])
+    config.seed = 1
+    other = experiment.open_source(config, "coarse", "train")
+    self.assertTrue(any(np.any(one[i]["label"] != other[i]["label"]) for i in range(len(one))))
+
+
+class LaunchTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+  def _launch(self, *arguments):
+    command = [sys.executable, "launch.py", f"--workdir={self.root / 'run'}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+  def test_without_data_it_says_in_one_line_how_to_get_them(self):
+    result = self._launch("--config=configs/fine_hybrid.py")
+    self.assertEqual(result.returncode, 1)
+    self.assertRegex(result.stderr, r"launch\.py: config\.data\.coarse\.path is not set.*:demo")
+    self.assertNotIn("Traceback", result.stderr)
+
+  def test_bands_that_a_folder_lacks_are_named(self):
+    _write_folder(self.root / "data")
+    for path in (self.root / "data" / "images").iterdir():
+      write_geotiff(path, np.zeros((3, 32, 32), np.int16), NAMES[:3])
+    result = self._launch(
+      "--config=configs/fine_hybrid.py",
+      f"--config.data.coarse.path={self.root / 'data'}",
+      "--config.data.sensor=reflectance_x10000",
+    )
+    self.assertEqual(result.returncode, 1)
+    self.assertRegex(result.stderr, "nir.*swir1.*swir2")
+    self.assertNotIn("Traceback", result.stderr)
+
+  def test_integers_without_a_sensor_are_refused_before_any_training(self):
+    _write_folder(self.root / "data")
+    result = self._launch("--config=configs/fine_hybrid.py", f"--config.data.coarse.path={self.root / 'data'}")
+    self.assertEqual(result.returncode, 1)
+    self.assertRegex(result.stderr, r"data\.sensor")
+    self.assertFalse((self.root / "run" / "coarse").exists())
+
+  def test_a_folder_that_does_not_exist_is_named(self):
+    result = self._launch("--config=configs/fine_hybrid.py", "--config.data.coarse.path=/no/such/place")
+    self.assertEqual(result.returncode, 1)
+    self.assertIn("/no/such/place", result.stderr)
+
+
+if __name__ == "__main__":
+  absltest.main()

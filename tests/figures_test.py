@@ -1,0 +1,66 @@
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from PIL import Image
+
+from minec2f_jax.evaluation import figures
+
+BANDS = ("red", "green", "blue", "nir", "swir1", "swir2")
+
+
+class StretchTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.image = np.random.default_rng(0).uniform(0, 0.4, (16, 16, 6)).astype(np.float32)
+    self.valid = np.ones((16, 16), bool)
+
+  def test_the_2nd_and_98th_percentile_of_the_shown_bands_become_black_and_white(self):
+    shown = figures.stretch(self.image, self.valid, BANDS, ("swir2", "nir", "red"))
+    low, high = np.percentile(self.image[..., [5, 3, 0]], (2, 98))
+    expected = np.clip((self.image[..., [5, 3, 0]] - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
+
+  def test_invalid_pixels_are_white_and_do_not_set_the_stretch(self):
+    self.valid[0] = False
+    spoiled = self.image.copy()
+    spoiled[0] = 1e6
+    shown = figures.stretch(spoiled, self.valid, BANDS, ("red", "green", "blue"))
+    np.testing.assert_array_equal(shown[0], 1.0)
+    np.testing.assert_array_equal(
+      shown[1:], figures.stretch(self.image, self.valid, BANDS, ("red", "green", "blue"))[1:]
+    )
+
+  def test_bands_that_are_missing_fall_back_to_the_first_ones(self):
+    shown = figures.stretch(self.image[..., :2], self.valid, ("red", "nir"), ("red", "green", "blue"))
+    np.testing.assert_array_equal(shown[..., 1], shown[..., 2])
+
+
+class SavePanelTest(parameterized.TestCase):
+  @parameterized.parameters(True, False)
+  def test_the_picture_shows_where_the_teacher_is_distilled(self, with_masks):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    image = np.full((8, 8, 6), 0.2, np.float32)
+    label = np.zeros((8, 8), np.uint8)
+    label[2:6, 2:6] = 1
+    sample = {"id": "one", "image": image, "label": label, "valid": np.ones((8, 8), bool)}
+    masks = {"better": np.ones((1, 8, 8), bool), "distilled": label[None] > 0} if with_masks else {}
+    figures.save_panel(
+      folder / "panel.png",
+      samples=[sample],
+      bands=BANDS,
+      probabilities={"teacher": np.full((1, 8, 8), 0.5)},
+      title="test",
+      **masks,
+    )
+    pixels = np.asarray(Image.open(folder / "panel.png").convert("RGB")).reshape(-1, 3)
+    # Grey 0.2 stretches to black, 0.3 after dimming; 70 % of the colour over it.
+    for colour in (figures.TEACHER_COLOUR, figures.MINE_COLOUR):
+      rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+      near = np.abs(pixels - (0.7 * rgb + 0.3 * 0.3 * 255)).max(axis=1) <= 2
+      self.assertEqual(near.sum() > 100, with_masks)
+
+
+if __name__ == "__main__":
+  absltest.main()

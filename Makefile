@@ -21,7 +21,7 @@ lint: $(DEV)
 $(RUN): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v[:2] >= (3, 11) else "minec2f_jax needs Python 3.11 or newer; this is %d.%d. Choose another with PYTHON=..." % v[:2])'
 	$(PYTHON) -m venv "$(VENV)"
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[$(CUDA)]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.$(if $(CUDA),[$(CUDA)])'
 	@touch "$@"
 
 $(DEV): $(RUN)

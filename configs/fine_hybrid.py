@@ -35,19 +35,23 @@ def get_config(arg: str = "") -> ConfigDict:
     )
   )
   config.coarse = ConfigDict(
-    dict(  # Task 1
-      method="supervised", stream="coarse", epochs=100, init_from_prior=False, loss=_loss(bce=1.0)
+    dict(
+      method="supervised",  # Task 1
+      stream="coarse",
+      epochs=100,  # paper
+      init_from_prior=False,
+      loss=_loss(bce=1.0),  # paper, Sec. 4.2: BCE alone
     )
-  )  # paper, Sec. 4.2: BCE alone
+  )
   config.fine = ConfigDict(
-    dict(  # Task 2
-      method="attentive_distillation",
+    dict(
+      method="attentive_distillation",  # Task 2
       stream="fine",
-      epochs=100,
+      epochs=100,  # paper
       init_from_prior=False,  # paper: ImageNet weights for both; True starts the student from the teacher
-      loss=_loss(bce=1.0, dice=1.0, ssim=1.0, boundary=1.0),
+      loss=_loss(bce=1.0, dice=1.0, ssim=1.0, boundary=1.0),  # paper, Eq. 3, which gives no weights
     )
-  )  # paper, Eq. 3; no weights are given
+  )
   config.distillation = ConfigDict(
     dict(
       weight=1.0,  # lambda of Eq. 2; the paper gives none

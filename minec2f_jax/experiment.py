@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from minec2f_jax import distillation
+from minec2f_jax import distillation, metrics
 from minec2f_jax import methods as methods_lib
 from minec2f_jax.data import augment, coarsen, folder, pipeline, sensors, tfds_source
 from minec2f_jax.errors import UserError
@@ -164,8 +164,13 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
   wanted = stage_spec(config, name)
   if different := _first_difference(saver.spec(), wanted, ""):
     raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
-  image = np.zeros((1, config.data.image_size, config.data.image_size, len(config.data.bands)), np.float32)
-  return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), image, prior))
+  return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), _example(config), prior))
+
+
+def _example(config) -> jax.ShapeDtypeStruct:
+  """The shape of one network input."""
+  size = config.data.image_size
+  return jax.ShapeDtypeStruct((1, size, size, len(config.data.bands)), np.float32)
 
 
 def _first_difference(found, wanted, name: str) -> str:
@@ -183,24 +188,35 @@ def _first_difference(found, wanted, name: str) -> str:
 
 
 def check_config(config):
-  """Raises a UserError that names the first field that cannot be."""
-  for name in config.stages:
-    if name not in DOMAINS:
-      raise UserError(f"config.stages has {name!r}; stages are {DOMAINS}.")
-  data, size = config.data, config.data.image_size
-  if size % 32 or size <= 0:
-    raise UserError(f"config.data.image_size={size}: the encoder halves five times, so give a multiple of 32.")
-  unknown = [band for band in data.bands if band not in sensors.ROLES]
-  if unknown or not data.bands or len(set(data.bands)) != len(data.bands):
-    raise UserError(f"config.data.bands={tuple(data.bands)}: give different bands out of {sensors.ROLES}.")
-  if config.distillation.selection not in distillation.SELECTIONS:
-    raise UserError(
-      f"config.distillation.selection={config.distillation.selection!r}: choose one of {distillation.SELECTIONS}."
-    )
+  """Raises a UserError that names the first field which cannot be, its value and what it can be."""
+  data, transfer = config.data, config.distillation
+  bands, size = tuple(data.bands), data.image_size
+  known_bands = bands and len(set(bands)) == len(bands) and set(bands) <= set(sensors.ROLES)
+  for field, value, fits, remedy in (
+    ("stages", config.stages, set(config.stages) <= set(DOMAINS), f"give some of {DOMAINS}"),
+    ("data.bands", bands, known_bands, f"give different bands out of {sensors.ROLES}"),
+    ("data.image_size", size, size > 0 and size % 32 == 0, "the encoder halves it five times: give a multiple of 32"),
+    ("data.batch_size", data.batch_size, data.batch_size > 0, "give at least 1"),
+    ("data.sensor", data.sensor, data.sensor in sensors.CHOICES, f"choose one of {sensors.CHOICES}"),
+    ("distillation.selection", transfer.selection, transfer.selection in distillation.SELECTIONS,
+     f"choose one of {distillation.SELECTIONS}"),
+    ("distillation.temperature", transfer.temperature, transfer.temperature > 0, "give a number above 0"),
+    ("monitor", config.monitor, config.monitor in metrics.ConfusionMatrix.empty().compute(),
+     "give the name of a score in results.json"),
+  ):  # fmt: skip
+    if not fits:
+      raise UserError(f"config.{field}={value!r}: {remedy}.")
   try:
-    wire(config)
+    _trace_networks(config)
   except ValueError as error:
     raise UserError(f"the config cannot be built: {error}") from error
+
+
+def _trace_networks(config):
+  """Traces every stage's network on shapes alone: seconds, against data and a compilation for nothing."""
+  prior = None
+  for wired in wire(config).values():
+    prior = jax.eval_shape(wired.method.init, jax.random.key(0), _example(config), prior)
 
 
 def train(config, workdir):
@@ -265,9 +281,14 @@ def _report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict
     for domain, source in sources.items():
       matrix = evaluate_lib.evaluate(wired[name].predict, variables, source, batch_size=config.data.batch_size)
       rows.append(
-        {"model": _title(config, name), "trained_on": name, "tested_on": f"{domain} test", "scores": matrix.compute()}
+        {
+          "model": _title(config, name),
+          "trained_on": name,
+          "tested_on": f"{domain} test ({len(source)})",
+          "scores": matrix.compute(),
+        }
       )
-  title = f"Test scores in percent; data: {_data_name(config)}; seed {config.seed}"
+  title = f"Test scores in percent (number of images); data: {_data_name(config)}; seed {config.seed}"
   tables.write_tables(rows, workdir, title=title)
   histories = {name: _history(workdir / name / "metrics.jsonl") for name in models}
   figures.save_curves(workdir / "curves.png", {k: v for k, v in histories.items() if v}, score=config.monitor)

@@ -1,6 +1,5 @@
 """Tests of the coarse labels and of the statistics that judge them."""
 
-
 import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import ndimage

@@ -87,9 +87,15 @@ class CheckConfigTest(parameterized.TestCase):
     ({"distillation": {"selection": "best"}}, "'best'"),
     ({"stages": ("coarse", "medium")}, "medium"),
     ({"fine": {"method": "magic"}}, "magic"),
+    ({"data": {"sensor": "sentinel3"}}, "sentinel3.*sentinel2_l2a"),
+    ({"data": {"batch_size": 0}}, "batch_size=0"),
+    ({"distillation": {"temperature": 0.0}}, "temperature=0.0"),
+    ({"monitor": "loss"}, "monitor='loss'"),
+    ({"model": {"fusion": {"gate": "open"}}}, "open"),
+    ({"model": {"fusion": {"levels": ("c9",)}}}, "c9"),
   )
   def test_a_wrong_value_is_named(self, override, named):
-    config = _load("fine_hybrid")
+    config = toy.shrink(_load("fine_hybrid"))
     config.update(override)
     with self.assertRaisesRegex(ValueError, named):
       experiment.check_config(config)

@@ -66,10 +66,10 @@ class ExperimentTest(parameterized.TestCase):
     self.assertEqual(
       [(row["model"], row["tested_on"]) for row in rows],
       [
-        ("teacher", "fine test"),
-        ("teacher", "coarse test"),
-        ("student", "fine test"),
-        ("student", "coarse test"),
+        ("teacher", "fine test (1)"),
+        ("teacher", "coarse test (1)"),
+        ("student", "fine test (1)"),
+        ("student", "coarse test (1)"),
       ],
     )
     for row in rows:

@@ -55,10 +55,11 @@ class SavePanelTest(parameterized.TestCase):
       **masks,
     )
     pixels = np.asarray(Image.open(folder / "panel.png").convert("RGB")).reshape(-1, 3)
-    # Grey 0.2 stretches to black, 0.3 after dimming; 70 % of the colour over it.
+    # A constant image stretches to black, dimmed to 0.3; each colour covers 70 % of what is under it.
+    under = np.full(3, 0.3 * 255)
     for colour in (figures.TEACHER_COLOUR, figures.MINE_COLOUR):
-      rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-      near = np.abs(pixels - (0.7 * rgb + 0.3 * 0.3 * 255)).max(axis=1) <= 2
+      under = 0.7 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.3 * under
+      near = np.abs(pixels - under).max(axis=1) <= 2
       self.assertEqual(near.sum() > 100, with_masks)
 
 

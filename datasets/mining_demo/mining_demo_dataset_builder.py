@@ -1,6 +1,8 @@
 """TFDS builder of the demo: six-band synthetic landscapes with coarse or fine mine labels."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -123,7 +125,8 @@ def _prepare_config(config: MiningDemoConfig, data_dir) -> str:
   start = time.perf_counter()
   builder = MiningDemo(data_dir=path.parents[2], config=config.name, file_format="array_record")
   try:
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that there is none of.
+      builder.download_and_prepare()
   except OSError:  # The rename fails where another process was faster.
     if not _complete(path):
       raise

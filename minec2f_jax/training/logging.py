@@ -65,23 +65,27 @@ def say(text: str):
 
 
 class Clock:
-  """Rate and time left of a stage; its first step, which compiles, does not count."""
+  """Rate and time left of a stage. The first step, which compiles, does not count."""
 
   def __init__(self, *, total_steps: int, images_per_step: int):
     self._total, self._images = total_steps, images_per_step
-    self._busy_s, self._steps, self._mark, self._spoken = 0.0, 0, None, time.monotonic()
+    self._steps, self._busy_s = 0, 0.0
+    self._began = None  # When counting began: at the end of the first step.
+    self._mark = self._spoken = time.monotonic()
+
+  def start(self):
+    """Training begins, or goes on after evaluation and saving."""
+    self._mark = time.monotonic()
 
   def tick(self):
     """One step is done."""
     now = time.monotonic()
-    if self._mark is not None:
-      self._busy_s += now - self._mark
+    if self._began is None:
+      self._began = now
+    else:
       self._steps += 1
+      self._busy_s += now - self._mark
     self._mark = now
-
-  def rest(self):
-    """What follows until the next `tick` is no training: evaluation, saving."""
-    self._mark = None
 
   def due(self, *, every_s: float = 15.0) -> bool:
     """Whether nothing has been said for `every_s` seconds; a terminal hears more than a log file."""
@@ -93,11 +97,11 @@ class Clock:
 
   @property
   def images_per_s(self) -> float:
-    """Training throughput so far."""
+    """Throughput of training alone."""
     return self._steps * self._images / self._busy_s if self._busy_s else math.nan
 
   def left(self, step: int) -> str:
-    """Time until the last step, as text; early stopping may end the stage before."""
+    """Time until the last step, evaluation and saving included, as text; early stopping may come before."""
     if not self._steps:
       return "?"
-    return duration((self._total - step) * self._busy_s / self._steps)
+    return duration((self._total - step) * (time.monotonic() - self._began) / self._steps)

@@ -1,5 +1,6 @@
 """The loop around the train step: one stage from its first or its last saved epoch to its end."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -55,21 +56,15 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   init = jax.jit(stage.method.init, compiler_options=options)
   variables = _on_device(init(jax.random.fold_in(key, 0), image, prior))
   state, progress = init_state(variables, stage.optimizer), Progress()
-  saver = checkpoints_lib.Checkpoints(folder)
-  try:
+  with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
     saver.write_spec(stage.spec, variables.frozen)
     if (step := saver.latest_step()) is not None:
       state, progress = saver.restore_state(state, step)
       logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
-    writer = logging.MetricsWriter(folder, start_step=int(state.step))
-    try:
+    with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:
       _run_epochs(stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer)
-    finally:
-      writer.close()
     saver.wait()
     return saver.restore_variables(variables)
-  finally:
-    saver.close()
 
 
 def _on_device(tree):
@@ -77,53 +72,48 @@ def _on_device(tree):
   return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
-def _run_epochs(
-  stage: Stage,
-  key: jax.Array,
-  state: TrainState,
-  frozen,
-  progress: Progress,
-  saver: checkpoints_lib.Checkpoints,
-  writer: logging.MetricsWriter,
-):
+def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress, saver, writer):
   train_step = make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
   clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
   batches = stage.batches(int(state.step))
   while progress.epoch < stage.epochs and not progress.stalled(stage.rules):
-    metrics = []
-    for _ in range(stage.steps_per_epoch):
-      state, step_metrics = train_step(state, frozen, next(batches), key)
-      jax.block_until_ready(metrics[-1:])  # One step ahead of the device, not an epoch.
-      metrics.append(step_metrics)
-      clock.tick()
-      if clock.due():
-        logging.say(
-          f"[{stage.name}] epoch {progress.epoch + 1}: step {len(metrics)}/{stage.steps_per_epoch}, "
-          f"{clock.images_per_s:.1f} images/s, {clock.left(int(state.step))} left"
-        )
-    train = _means(metrics)
-    clock.rest()
-    if not math.isfinite(train["loss"]):
-      raise FloatingPointError(
-        f"[{stage.name}] the loss of epoch {progress.epoch + 1} is {train['loss']}. The checkpoints before it are "
-        "intact; try a smaller config.optimizer.learning_rate or config.optimizer.clip_norm=1.0."
-      )
+    state, train = _run_epoch(stage, train_step, state, frozen, batches, key, clock, progress.epoch + 1)
     scores = stage.validate(Variables(state.trainable, frozen, state.extra))
-    progress = after_epoch(progress, scores[stage.monitor], stage.rules)
+    score = scores[stage.monitor]
+    progress = after_epoch(progress, score, stage.rules)
     state = state._replace(lr_scale=_on_device(np.float32(progress.lr_scale)))
-    writer.write(
-      int(state.step),
-      {
-        **{f"train/{name}": value for name, value in train.items()},
-        **{f"validation/{name}": value for name, value in scores.items()},
-        "lr_scale": progress.lr_scale,
-        "images_per_s": clock.images_per_s,
-      },
-    )
-    saver.save(state, progress, _finite_score(scores[stage.monitor]))
-    _report(stage, progress, train, scores, clock, int(state.step))
+    step = int(state.step)
+    scalars = {f"train/{name}": value for name, value in train.items()}
+    scalars |= {f"validation/{name}": value for name, value in scores.items()}
+    writer.write(step, {**scalars, "lr_scale": progress.lr_scale, "images_per_s": clock.images_per_s})
+    saver.save(state, progress, -1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
+    _report(stage, progress, train, score, clock, step)
   if progress.stalled(stage.rules):
     logging.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
+
+
+def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key, clock: logging.Clock, epoch: int):
+  """The state after one epoch, and the epoch's mean metrics."""
+  metrics = []
+  clock.start()
+  for step in range(1, stage.steps_per_epoch + 1):
+    state, step_metrics = train_step(state, frozen, next(batches), key)
+    jax.block_until_ready(metrics[-1:])  # One step ahead of the device, not an epoch.
+    metrics.append(step_metrics)
+    clock.tick()
+    if clock.due():
+      done = (epoch - 1) * stage.steps_per_epoch + step
+      logging.say(
+        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
+        f"{clock.left(done)} left"
+      )
+  means = _means(metrics)
+  if not math.isfinite(means["loss"]):
+    raise FloatingPointError(
+      f"[{stage.name}] the loss of epoch {epoch} is {means['loss']}. The checkpoints before it are intact; try a "
+      "smaller config.optimizer.learning_rate or config.optimizer.clip_norm=1.0."
+    )
+  return state, means
 
 
 def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
@@ -131,17 +121,13 @@ def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
   return {name: float(np.mean([step[name] for step in fetched], dtype=np.float64)) for name in fetched[0]}
 
 
-def _finite_score(score: float) -> float:
-  return -1.0 if math.isnan(score) else score  # An undefined score loses to every defined one.
-
-
-def _report(stage, progress, train, scores, clock, step):
+def _report(stage: Stage, progress: Progress, train: dict[str, float], score: float, clock: logging.Clock, step: int):
   parts = " ".join(
     f"{name} {train[name]:.3f}" for name in ("bce", "dice", "ssim", "boundary", "distillation") if name in train
   )
   distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
   logging.say(
     f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
-    f"val {stage.monitor} {scores[stage.monitor]:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
+    f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
     f"{clock.images_per_s:.0f} images/s  {clock.left(step)} left"
   )

@@ -28,7 +28,7 @@ def main(argv):
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
   try:
     run = {"train": experiment.train, "evaluate": experiment.evaluate}[_MODE.value]
-    run(_CONFIG.value, os.path.abspath(_WORKDIR.value))
+    run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)))
   except (UserError, FloatingPointError) as error:
     sys.exit(f"launch.py: {error}")
   except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def open_source(config, domain: str, split: str) -> pipeline.Source:
   """The samples of one domain ("coarse", "fine") and split ("train", "validation", "test")."""
   data = config.data
   spec = data[domain]
-  path = spec.path or _built(config, domain)
+  path = os.path.expanduser(spec.path) if spec.path else _built(config, domain)
   options = dict(roles=tuple(data.bands), image_size=data.image_size, split=split)
   if tfds_source.is_prepared(path):
     source = tfds_source.TfdsSource(path, **options)
@@ -158,7 +159,7 @@ def make_stage(config, name: str, wired: Wired, sources: Mapping[str, pipeline.S
 
 def load_stage(config, name: str, method: Method, run_folder, prior: Variables | None = None) -> Variables:
   """The best model of stage `name` in the run at `run_folder`, checked against `config`."""
-  run_folder = pathlib.Path(run_folder).absolute()
+  run_folder = pathlib.Path(run_folder).expanduser().absolute()
   folder = run_folder / name if (run_folder / name).is_dir() else run_folder
   saver = checkpoints.Checkpoints(folder, read_only=True)
   wanted = stage_spec(config, name)

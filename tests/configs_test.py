@@ -1,6 +1,7 @@
 """Every config and every row of every suite loads, passes the check and trains two steps at toy size."""
 
 import importlib
+import json
 import pathlib
 import tempfile
 
@@ -32,14 +33,27 @@ def _train_two_steps(config: ConfigDict):
   """Runs every stage for one epoch of two steps, with all the machinery of a real run."""
   config = toy.shrink(config)
   experiment.check_config(config)
-  source = toy.ArraySource(4, bands=len(config.data.bands))
-  wired, prior = experiment.wire(config), None
-  with tempfile.TemporaryDirectory() as folder:
-    for name in config.stages:
-      stage = experiment.make_stage(config, name, wired[name], {"train": source, "validation": source})
-      assert stage.steps_per_epoch == 2
-      prior = trainer.run_stage(stage, jax.random.key(0), prior, pathlib.Path(folder) / name)
+  prior = None
+  for name in config.stages:
+    prior = _run_stage(config, name, prior)
   return prior
+
+
+_FINISHED = {}  # Most rows share Task 1 to the last value: one worker trains it once.
+
+
+def _run_stage(config: ConfigDict, name: str, prior):
+  settings = json.dumps([experiment.stage_spec(config, name), config[name].to_dict(), config.seed])
+  if prior is None and settings in _FINISHED:
+    return _FINISHED[settings]
+  source = toy.ArraySource(4, bands=len(config.data.bands))
+  stage = experiment.make_stage(config, name, experiment.wire(config)[name], {"train": source, "validation": source})
+  assert stage.steps_per_epoch == 2
+  with tempfile.TemporaryDirectory() as folder:
+    result = trainer.run_stage(stage, jax.random.key(0), prior, pathlib.Path(folder) / name)
+  if prior is None:
+    _FINISHED[settings] = result
+  return result
 
 
 class ConfigsTest(parameterized.TestCase):

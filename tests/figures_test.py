@@ -63,5 +63,16 @@ class SavePanelTest(parameterized.TestCase):
       self.assertEqual(near.sum() > 100, with_masks)
 
 
+class SaveCurvesTest(parameterized.TestCase):
+  def test_every_stage_has_its_line_and_undefined_scores_leave_gaps(self):
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "curves.png"
+    lines = [{"train/loss": 1.0, "validation/miou": None}, *[{"train/loss": 0.5, "validation/miou": 0.4}] * 4]
+    figures.save_curves(path, {"coarse": lines, "fine": lines[1:]}, score="miou")
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    for colour in (figures.TEACHER_COLOUR, figures.MINE_COLOUR):
+      rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+      self.assertGreater((np.abs(pixels - rgb).max(axis=1) <= 2).sum(), 100)
+
+
 if __name__ == "__main__":
   absltest.main()

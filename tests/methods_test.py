@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import fine_hybrid
 from minec2f_jax import methods
+from minec2f_jax.models import densenet
 from tests import toy
 
 KEY = jax.random.key(0)
@@ -79,6 +81,20 @@ class AttentiveDistillationTest(parameterized.TestCase):
     logits = jax.jit(methods.make_method(config, config.coarse).logits)
     frozen = methods.Variables(variables.frozen["params"], {}, {"batch_stats": variables.frozen["batch_stats"]})
     np.testing.assert_array_equal(logits(*frozen, IMAGE), logits(*prior, IMAGE))
+
+  def test_each_encoder_runs_once_a_step(self):
+    config = _config()
+    method, variables, _ = self._init(config)
+    calls = []
+
+    def count(call, args, kwargs, context):
+      if isinstance(context.module, densenet.DenseNet) and context.method_name == "__call__":
+        calls.append(kwargs)
+      return call(*args, **kwargs)
+
+    with nn.intercept_methods(count):
+      jax.eval_shape(method.loss, *variables, _batch("fine"), KEY)
+    self.assertEqual(calls, [{"train": False}, {"train": True}])  # The teacher's, then the student's.
 
   def test_no_gradient_reaches_the_teacher(self):
     config = _config()

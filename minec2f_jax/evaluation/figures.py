@@ -91,6 +91,7 @@ def save_curves(path, histories: dict[str, list[dict]], *, score: str):
       axis.plot(epochs, [np.nan if line[key] is None else line[key] for line in lines], label=name, color=colour)
   for axis, title in zip(axes, ("training loss", f"validation {score}")):
     axis.set(xlabel="epoch", title=title)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
   figure.savefig(pathlib.Path(path), dpi=110)

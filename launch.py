@@ -1,6 +1,7 @@
 """Trains and evaluates MineC2FNet: python launch.py --config=configs/fine_hybrid.py --workdir=DIR."""
 
 import os
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -31,10 +32,30 @@ def main(argv):
     run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)))
   except (UserError, FloatingPointError) as error:
     sys.exit(f"launch.py: {error}")
-  except KeyboardInterrupt:
-    sys.exit("\nlaunch.py: interrupted; the same command goes on from the last finished epoch.")
+
+
+def _parse_flags(argv):
+  try:
+    left = flags.FLAGS(argv)
+    getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
+    return left
+  except (flags.Error, AttributeError, KeyError, OSError) as error:  # No such config or field, a value of another type.
+    message = str(error.args[0] if error.args else error)
+    if "Traceback" in message:  # An exception in the config's own code: its last line says what.
+      message = f"the config file cannot be loaded: {message.strip().splitlines()[-1]}"
+    sys.exit(f"launch.py: {message}")
+
+
+def _stop(signum, frame):
+  """Ends the process at once. Checkpoints are written beside their place and renamed, so none can be half."""
+  del frame
+  # Not an exception: raised inside a callback of a library it would be swallowed, and the run would go on.
+  os.write(2, b"\nlaunch.py: interrupted; the same command goes on from the last saved epoch.\n")
+  os._exit(128 + signum)
 
 
 if __name__ == "__main__":
+  signal.signal(signal.SIGINT, _stop)
+  signal.signal(signal.SIGTERM, _stop)
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

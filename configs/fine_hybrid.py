@@ -69,7 +69,17 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _loss(*, bce: float = 0.0, dice: float = 0.0, ssim: float = 0.0, boundary: float = 0.0) -> ConfigDict:
-  return ConfigDict(dict(bce=bce, dice=dice, ssim=ssim, boundary=boundary))
+  return ConfigDict(
+    dict(
+      bce=bce,
+      dice=dice,
+      ssim=ssim,
+      boundary=boundary,
+      dice_kind="soft",  # soft | generalized; the paper describes the first, its citation holds both
+      dice_reduce="batch",  # batch | image; not given
+      ssim_kind="ssim",  # ssim | ssl; named SSIM, while the work cited proposes the second
+    )
+  )
 
 
 def _data() -> ConfigDict:
@@ -79,7 +89,7 @@ def _data() -> ConfigDict:
       image_size=256,  # paper; whole images are resized to it
       batch_size=8,  # paper
       sensor="auto",  # how stored numbers become reflectance; see minec2f_jax.data.sensors
-      cache_gb=8.0,  # decoded samples are kept in memory up to this size
+      cache_gb=8.0,  # decoded samples of all splits are kept in memory up to this size
       data_dir="data",  # where builders put prepared data
       # Surface reflectance of each band over the globe (HLS; published with Prithvi-EO-1.0-100M). The paper's
       # normalisation is not given.
@@ -122,7 +132,7 @@ def _model() -> ConfigDict:
         refinement_steps=2,  # not given; 0 switches Diffusion Refinement off
         zero_init=False,
         bn_momentum=0.99,
-        bn_epsilon=1e-3,
+        bn_epsilon=1e-5,
       ),
       dtype="float32",
     )

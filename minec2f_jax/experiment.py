@@ -1,10 +1,12 @@
 """A whole run: the one place that reads a config and wires data, methods, training and evaluation together."""
 
+import contextlib
 import importlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,10 +24,44 @@ from minec2f_jax.training import checkpoints, logging, optimizers, trainer
 
 DOMAINS = ("coarse", "fine")
 _PANEL_ROWS = 5
-_MAY_CHANGE = {"epochs", "cache_gb"}  # A run can be prolonged, and moved to a machine with less memory.
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
+
+
+def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
+  """Every (domain, split) that the run will read: a mistake in the last one must not cost the training before it.
+
+  Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`.
+  """
+  wanted = [(name, split) for name in config.stages for split in ("train", "validation")]
+  if config.teacher:
+    wanted = [(name, split) for name, split in wanted if name != "coarse"]
+  wanted += [(name, "test") for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
+  sources, budget = {}, config.data.cache_gb * 1e9
+  for domain, split in wanted:
+    source = open_source(config, domain, split)
+    size = pipeline.sample_bytes(source)
+    if size <= budget:
+      budget -= size
+      source = pipeline.CachedSource(source)
+      _describe(domain, split, source)
+    sources[domain, split] = source
+  return sources
+
+
+def _describe(domain: str, split: str, source: pipeline.Source):
+  """Says what a source holds, and refuses one that can teach or test nothing."""
+  valid = np.mean([sample["valid"].mean() for sample in source])
+  mined = np.mean([sample["label"].mean() for sample in source])
+  logging.say(f"[{domain}] {split}: {len(source)} images, {valid:.1%} of the pixels valid, {mined:.1%} mine")
+  if not valid:
+    raise UserError(
+      f"no pixel of the {domain} {split} split is valid: reflectance is missing or not finite everywhere, or every "
+      f"label says ignore. Look at the files under config.data.{domain}.path."
+    )
+  if not mined and split == "train":
+    logging.say(f"[{domain}] warning: the training labels hold no mine, so the model will not find any")
 
 
 def open_source(config, domain: str, split: str) -> pipeline.Source:
@@ -35,19 +71,15 @@ def open_source(config, domain: str, split: str) -> pipeline.Source:
   path = os.path.expanduser(spec.path) if spec.path else _built(config, domain)
   options = dict(roles=tuple(data.bands), image_size=data.image_size, split=split)
   if tfds_source.is_prepared(path):
-    source = tfds_source.TfdsSource(path, **options)
-  else:
-    source = folder.open_folder(
-      path,
-      domain=domain,
-      sensor=data.sensor,
-      skip=tuple(spec.skip),
-      coarsen=_make_coarsen(spec.coarsen_gsd_m, config.seed),
-      **options,
-    )
-  if not len(source):
-    raise UserError(f"{path} has no {split} samples of the {domain} domain (config.data.{domain}.path).")
-  return pipeline.cached(source, budget_gb=data.cache_gb)
+    return tfds_source.TfdsSource(path, **options)
+  return folder.open_folder(
+    path,
+    domain=domain,
+    sensor=data.sensor,
+    skip=tuple(spec.skip),
+    coarsen=_make_coarsen(spec.coarsen_gsd_m, config.seed),
+    **options,
+  )
 
 
 def _built(config, domain: str) -> str:
@@ -55,10 +87,15 @@ def _built(config, domain: str) -> str:
   if not name:
     raise UserError(
       f"config.data.{domain}.path is not set. Give the folder of your {domain} set (index.csv, images/, masks/: see "
-      f'README, "Your own data") with --config.data.{domain}.path=DIR, or try the embedded demo data by writing '
-      '":demo" after the config\'s path, as in --config=configs/fine_hybrid.py:demo.'
+      f'README, "Train on your own data") with --config.data.{domain}.path=DIR, or try the embedded demo data by '
+      'writing ":demo" after the config\'s path, as in --config=configs/fine_hybrid.py:demo.'
     )
-  return importlib.import_module(f"datasets.{name}").prepare(config.data.data_dir)[domain]
+  try:
+    return importlib.import_module(f"datasets.{name}").prepare(os.path.expanduser(config.data.data_dir))[domain]
+  except OSError as error:
+    raise UserError(
+      f"config.data.data_dir={config.data.data_dir}: {name} cannot be prepared there: {error}."
+    ) from error
 
 
 def _make_coarsen(gsd_m: float, seed: int):
@@ -96,10 +133,15 @@ class Wired(NamedTuple):
   predict: Callable  # (variables, batch) -> logits [B, H, W]
 
 
+def stages_of(config) -> tuple[str, ...]:
+  """The stages whose models take part, in order: those of the run, and the one that config.teacher stands for."""
+  return ("coarse", *config.stages) if config.teacher and "coarse" not in config.stages else tuple(config.stages)
+
+
 def wire(config) -> dict[str, Wired]:
-  """The functions of every stage in `config.stages`."""
+  """The functions of every stage that takes part."""
   normalize = _make_normalize(config)
-  methods = {name: methods_lib.make_method(config, config[name]) for name in config.stages}
+  methods = {name: methods_lib.make_method(config, config[name]) for name in stages_of(config)}
   return {name: Wired(method, evaluate_lib.make_predict(method, normalize)) for name, method in methods.items()}
 
 
@@ -121,13 +163,15 @@ def stage_spec(config, name: str) -> dict:
   )
 
 
-def make_stage(config, name: str, wired: Wired, sources: Mapping[str, pipeline.Source]) -> trainer.Stage:
-  """Stage `name` of `config`, learning `sources["train"]` and watching `sources["validation"]`."""
+def make_stage(
+  config, name: str, wired: Wired, train_source: pipeline.Source, validation_source: pipeline.Source
+) -> trainer.Stage:
+  """Stage `name` of `config`, learning one source and watching the other."""
   settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
-  steps_per_epoch = max(1, len(sources["train"]) // batch_size)
+  steps_per_epoch = max(1, len(train_source) // batch_size)
 
   def validate(variables: Variables) -> dict[str, float]:
-    return evaluate_lib.evaluate(wired.predict, variables, sources["validation"], batch_size=batch_size).compute()
+    return evaluate_lib.evaluate(wired.predict, variables, validation_source, batch_size=batch_size).compute()
 
   return trainer.Stage(
     name=name,
@@ -147,7 +191,7 @@ def make_stage(config, name: str, wired: Wired, sources: Mapping[str, pipeline.S
     epochs=settings.epochs,
     steps_per_epoch=steps_per_epoch,
     batches=lambda step: pipeline.train_batches(
-      {settings.stream: sources["train"]}, batch_size=batch_size, seed=config.seed, start_step=step
+      {settings.stream: train_source}, batch_size=batch_size, seed=config.seed, start_step=step
     ),
     prepare=_make_prepare(config),
     validate=validate,
@@ -160,12 +204,20 @@ def make_stage(config, name: str, wired: Wired, sources: Mapping[str, pipeline.S
 def load_stage(config, name: str, method: Method, run_folder, prior: Variables | None = None) -> Variables:
   """The best model of stage `name` in the run at `run_folder`, checked against `config`."""
   run_folder = pathlib.Path(run_folder).expanduser().absolute()
-  folder = run_folder / name if (run_folder / name).is_dir() else run_folder
-  saver = checkpoints.Checkpoints(folder, read_only=True)
-  wanted = stage_spec(config, name)
-  if different := _first_difference(saver.spec(), wanted, ""):
-    raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
-  return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), _example(config), prior))
+  folder = run_folder if (run_folder / "stage.json").exists() else run_folder / name
+  if not checkpoints.has_checkpoints(folder):
+    found = [domain for domain in DOMAINS if checkpoints.has_checkpoints(run_folder / domain)]
+    raise UserError(
+      f"{run_folder} holds no checkpoint of the stage {name!r} (stages with checkpoints: {found or 'none'}). Give the "
+      f"workdir of a run that has trained {name!r}."
+    )
+  with contextlib.closing(checkpoints.Checkpoints(folder, read_only=True)) as saver:
+    wanted = stage_spec(config, name)
+    if different := _first_difference(saver.spec(), wanted, ""):
+      raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
+    if not saver.finished():
+      logging.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
+    return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), _example(config), prior))
 
 
 def _example(config) -> jax.ShapeDtypeStruct:
@@ -191,13 +243,18 @@ def _first_difference(found, wanted, name: str) -> str:
 def check_config(config):
   """Raises a UserError that names the first field which cannot be, its value and what it can be."""
   data, transfer = config.data, config.distillation
-  bands, size = tuple(data.bands), data.image_size
+  bands, size, rate = tuple(data.bands), data.image_size, config.optimizer.learning_rate
   known_bands = bands and len(set(bands)) == len(bands) and set(bands) <= set(sensors.ROLES)
   for field, value, fits, remedy in (
     ("stages", config.stages, set(config.stages) <= set(DOMAINS), f"give some of {DOMAINS}"),
     ("data.bands", bands, known_bands, f"give different bands out of {sensors.ROLES}"),
     ("data.image_size", size, size > 0 and size % 32 == 0, "the encoder halves it five times: give a multiple of 32"),
     ("data.batch_size", data.batch_size, data.batch_size > 0, "give at least 1"),
+    ("data.mean", dict(data.mean), all(map(math.isfinite, data.mean.values())), "give finite reflectances"),
+    ("data.std", dict(data.std), all(0 < x < math.inf for x in data.std.values()), "give reflectances above 0"),
+    ("coarse.epochs", config.coarse.epochs, config.coarse.epochs > 0, "give at least 1"),
+    ("fine.epochs", config.fine.epochs, config.fine.epochs > 0, "give at least 1"),
+    ("optimizer.learning_rate", rate, 0 < rate < math.inf, "give a number above 0"),
     ("data.sensor", data.sensor, data.sensor in sensors.CHOICES, f"choose one of {sensors.CHOICES}"),
     ("distillation.selection", transfer.selection, transfer.selection in distillation.SELECTIONS,
      f"choose one of {distillation.SELECTIONS}"),
@@ -224,62 +281,76 @@ def train(config, workdir):
   """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`."""
   check_config(config)
   workdir = pathlib.Path(workdir)
-  _claim(workdir, config)
+  _check_same_run(workdir, config)
   wired, models, prior = wire(config), {}, None
-  for number, name in enumerate(config.stages):
-    if name == "coarse" and config.teacher:
-      prior = load_stage(config, name, wired[name].method, config.teacher)
-      logging.say(f"[coarse] teacher taken from {config.teacher}")
-    else:
-      sources = {split: open_source(config, name, split) for split in ("train", "validation")}
-      logging.say(
-        f"[{name}] {config[name].method}: {len(sources['train'])} training and "
-        f"{len(sources['validation'])} validation images, on {jax.devices()[0].device_kind}"
-      )
+  if config.teacher:
+    prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
+    logging.say(f"[coarse] the teacher is that of {config.teacher}")
+  sources = open_sources(config)
+  _claim(workdir, config)
+  for number, name in enumerate(DOMAINS):
+    if name in wired and name not in models:
+      logging.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
+      stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
       key = jax.random.fold_in(jax.random.key(config.seed), number)
-      prior = trainer.run_stage(make_stage(config, name, wired[name], sources), key, prior, workdir / name)
-    models[name] = prior
-  _report(config, workdir, wired, models)
+      prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
+  _report(config, workdir, wired, models, sources)
 
 
 def evaluate(config, workdir):
   """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after training."""
   check_config(config)
   workdir = pathlib.Path(workdir)
+  _check_same_run(workdir, config)
   wired, models, prior = wire(config), {}, None
-  for name in config.stages:
+  for name in wired:
     folder = config.teacher if name == "coarse" and config.teacher else workdir
     prior = models[name] = load_stage(config, name, wired[name].method, folder, prior)
-  _report(config, workdir, wired, models)
+  _report(config, workdir, wired, models, open_sources(config))
+
+
+def _check_same_run(workdir: pathlib.Path, config):
+  """Raises a UserError if the checkpoints in `workdir` come from another config."""
+  started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
+  if started:
+    found = _settled(checkpoints.read_json(workdir / "config.json"), started)
+    if different := _first_difference(found, _settled(_plain(config), started), "config"):
+      raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
+
+
+def _settled(plain: dict, started: list[str]) -> dict:
+  """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
+  free = {"data": {"cache_gb"}, started[-1]: {"epochs"}}
+  if "fine" not in started:
+    plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
+    free["data"] |= {"fine"}
+  return {
+    key: {k: v for k, v in value.items() if k not in free.get(key, ())} if isinstance(value, dict) else value
+    for key, value in plain.items()
+  }
+
+
+def _plain(config) -> dict:
+  return json.loads(config.to_json_best_effort())
 
 
 def _claim(workdir: pathlib.Path, config):
-  """Writes the resolved config, or checks that the run in `workdir` had the same."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  path, text = workdir / "config.json", config.to_json_best_effort(indent=2, sort_keys=True) + "\n"
-  if path.exists():
-    found, wanted = (_without(json.loads(json_text), _MAY_CHANGE) for json_text in (path.read_text(), text))
-    if different := _first_difference(found, wanted, "config"):
-      raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
-  path.write_text(text)
-
-
-def _without(tree, keys: set[str]):
-  return {k: _without(v, keys) for k, v in tree.items() if k not in keys} if isinstance(tree, dict) else tree
+  """Makes `workdir` and writes the resolved config into it."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error
 
 
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def _report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict[str, Variables]):
-  sources = {
-    domain: open_source(config, domain, "test")
-    for domain in reversed(DOMAINS)
-    if config.data[domain].path or config.data[domain].builder
-  }
+def _report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict[str, Variables], sources):
+  tests = {domain: source for (domain, split), source in sources.items() if split == "test"}
   rows = []
   for name, variables in models.items():
-    for domain, source in sources.items():
+    for domain, source in tests.items():
       matrix = evaluate_lib.evaluate(wired[name].predict, variables, source, batch_size=config.data.batch_size)
       rows.append(
         {
@@ -293,7 +364,7 @@ def _report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict
   tables.write_tables(rows, workdir, title=title)
   histories = {name: _history(workdir / name / "metrics.jsonl") for name in models}
   figures.save_curves(workdir / "curves.png", {k: v for k, v in histories.items() if v}, score=config.monitor)
-  for domain, source in sources.items():
+  for domain, source in tests.items():
     _save_panel(config, workdir / f"panel_{domain}.png", wired, models, source, f"{_data_name(config)}, {domain} test")
   logging.say(f"\n{title}\n\n{tables.to_text(rows)}\nTable, figures and checkpoints are in {workdir}")
 

@@ -47,7 +47,7 @@ def _run_stage(config: ConfigDict, name: str, prior):
   if prior is None and settings in _FINISHED:
     return _FINISHED[settings]
   source = toy.ArraySource(4, bands=len(config.data.bands))
-  stage = experiment.make_stage(config, name, experiment.wire(config)[name], {"train": source, "validation": source})
+  stage = experiment.make_stage(config, name, experiment.wire(config)[name], source, source)
   assert stage.steps_per_epoch == 2
   with tempfile.TemporaryDirectory() as folder:
     result = trainer.run_stage(stage, jax.random.key(0), prior, pathlib.Path(folder) / name)

@@ -2,9 +2,12 @@
 
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -87,10 +90,11 @@ class ExperimentTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, r"config\.optimizer\.learning_rate \(0\.01 there, 0\.5 here\)"):
       experiment.train(config, self.workdir)
 
-  def test_a_teacher_of_another_run_is_reused(self):
+  @parameterized.parameters([("coarse", "fine")], [("fine",)])
+  def test_a_teacher_of_another_run_is_reused(self, stages):
     config = _config(self.data)
-    config.teacher = str(self.workdir)
-    workdir = self.root / "reuse"
+    config.teacher, config.stages = str(self.workdir), stages
+    workdir = self.root / "reuse" / str(len(stages))
     experiment.train(config, workdir)
     self.assertFalse((workdir / "coarse").exists())
     first, second = (json.loads((folder / "results.json").read_text())["rows"] for folder in (self.workdir, workdir))
@@ -107,6 +111,70 @@ class ExperimentTest(parameterized.TestCase):
     config.teacher, config.model.encoder.growth_rate = str(self.workdir), 8
     with self.assertRaisesRegex(UserError, r"config\.model\.encoder\.growth_rate \(4 there, 8 here\)"):
       experiment.train(config, self.root / "width")
+
+  def test_a_run_without_a_teacher_is_refused_as_one_and_says_what_it_has(self):
+    config = _config(self.data)
+    config.teacher = str(self.workdir / "fine")
+    with self.assertRaisesRegex(UserError, r"config\.coarse\.method|config\.fine\.method"):
+      experiment.train(config, self.root / "wrong")
+    config.teacher = str(self.root / "nowhere")
+    with self.assertRaisesRegex(UserError, r"nowhere holds no checkpoint of the stage 'coarse'.*none"):
+      experiment.train(config, self.root / "wrong")
+
+  def test_an_unfinished_teacher_is_taken_with_a_warning(self):
+    unfinished = self.root / "unfinished"
+    shutil.copytree(self.workdir / "coarse", unfinished / "coarse")
+    (unfinished / "coarse" / "finished.json").unlink()
+    config = _config(self.data)
+    method = experiment.wire(config)["coarse"].method
+    with mock.patch.object(experiment.logging, "say") as say:
+      experiment.load_stage(config, "coarse", method, unfinished)
+      experiment.load_stage(config, "coarse", method, self.workdir)
+    say.assert_called_once()
+    self.assertIn("unfinished", say.call_args.args[0])
+
+  def test_task_1_cannot_be_prolonged_once_task_2_has_taken_its_teacher(self):
+    config = _config(self.data)
+    config.coarse.epochs = 2
+    with self.assertRaisesRegex(UserError, r"config\.coarse\.epochs \(1 there, 2 here\)"):
+      experiment.train(config, self.workdir)
+
+  def test_evaluating_with_another_config_is_refused_and_leaves_the_table(self):
+    before = (self.workdir / "results.json").read_text()
+    config = _config(self.data)
+    config.seed = 7
+    with self.assertRaisesRegex(UserError, r"config\.seed \(0 there, 7 here\)"):
+      experiment.evaluate(config, self.workdir)
+    self.assertEqual((self.workdir / "results.json").read_text(), before)
+
+  def test_a_mistake_in_task_2_costs_no_task_1_and_can_be_corrected_in_the_same_workdir(self):
+    config, workdir = _config(self.data), self.root / "typo"
+    config.data.fine.path = "/no/such/place"
+    with self.assertRaisesRegex(UserError, "/no/such/place"):
+      experiment.train(config, workdir)
+    self.assertFalse((workdir / "coarse").exists())
+    config.data.fine.path, config.stages = str(self.data), ("coarse",)
+    experiment.train(config, workdir)
+    config.stages, config.fine.epochs = ("coarse", "fine"), 1
+    experiment.train(config, workdir)  # Task 2 may still be given other values than at the start.
+    self.assertLen(json.loads((workdir / "results.json").read_text())["rows"], 4)
+
+  def test_a_damaged_config_file_is_named(self):
+    workdir = self.root / "damaged"
+    shutil.copytree(self.workdir, workdir)
+    (workdir / "config.json").write_text('{"seed": 0, "da')
+    with self.assertRaisesRegex(UserError, r"config\.json cannot be read"):
+      experiment.train(_config(self.data), workdir)
+
+  def test_images_without_a_valid_pixel_are_refused_by_split(self):
+    data = self.root / "nan"
+    _write_folder(data)
+    for path in (data / "images").iterdir():
+      write_geotiff(path, np.full((6, 32, 32), np.nan, np.float32), NAMES)
+    config = _config(data)
+    config.data.sensor = "reflectance"
+    with self.assertRaisesRegex(UserError, "no pixel of the coarse train split is valid"):
+      experiment.train(config, self.root / "nan_run")
 
   def test_coarse_labels_made_of_fine_masks_are_a_function_of_seed_and_id(self):
     config = _config(self.data)
@@ -151,6 +219,44 @@ class LaunchTest(parameterized.TestCase):
     self.assertEqual(result.returncode, 1)
     self.assertRegex(result.stderr, r"data\.sensor")
     self.assertFalse((self.root / "run" / "coarse").exists())
+
+  @parameterized.parameters(
+    (("--config=configs/nope.py",), "nope"),
+    (("--config=configs/fine_hybrid.py:dmo",), "dmo"),
+    (("--config=configs/fine_hybrid.py", "--config.data.batchsize=3"), "batchsize"),
+    (("--config=configs/fine_hybrid.py:demo", "--config.data.data_dir=/proc/nowhere"), "/proc/nowhere"),
+  )
+  def test_a_slip_on_the_command_line_gets_one_line(self, arguments, named):
+    result = self._launch(*arguments)
+    self.assertNotEqual(result.returncode, 0)
+    self.assertIn(named, result.stderr)
+    self.assertNotIn("Traceback", result.stderr)
+
+  def test_a_signal_ends_the_run_with_its_own_status_and_the_same_command_goes_on(self):
+    _write_folder(self.root / "data")
+    toy_flags = [
+      "--config=configs/coarse.py", f"--config.data.coarse.path={self.root / 'data'}",
+      "--config.data.sensor=reflectance_x10000", "--config.data.image_size=32",
+      "--config.data.batch_size=2", "--config.model.encoder.block_sizes=(1,1,1,1)",
+      "--config.model.encoder.growth_rate=4", "--config.model.encoder.stem_features=4",
+      "--config.model.decoder.pyramid_features=8", "--config.model.decoder.segmentation_features=4",
+    ]  # fmt: skip
+    command = [sys.executable, "launch.py", f"--workdir={self.root / 'run'}", *toy_flags]
+    endless = [*command, "--config.coarse.epochs=1000", "--config.optimizer.stop_patience=1000"]
+    with subprocess.Popen(endless, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+      for line in process.stdout:
+        if "epoch 4/" in line:
+          process.send_signal(signal.SIGINT)
+          break
+      _, errors = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 128 + signal.SIGINT)
+    self.assertIn("interrupted; the same command goes on", errors)
+    command += ["--config.coarse.epochs=5", "--config.optimizer.stop_patience=1000"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertRegex(result.stdout, r"goes on after epoch [34]")
+    lines = (self.root / "run" / "coarse" / "metrics.jsonl").read_text().splitlines()
+    self.assertEqual([json.loads(line)["step"] for line in lines], [2, 4, 6, 8, 10])
 
   def test_a_folder_that_does_not_exist_is_named(self):
     result = self._launch("--config=configs/fine_hybrid.py", "--config.data.coarse.path=/no/such/place")

@@ -170,7 +170,7 @@ class BrokenFolderTest(FolderTest):
     with self.assertRaisesRegex(
       folder.FolderError,
       r"(?s)2 of 4 chips.*b: image has 6 x 2 pixels, "
-      r"its mask 6 x 6.*c: .*c.tif: no such file.*skip=\('b', 'c'\)",
+      r"its mask 6 x 6.*c: .*c.tif: no such file.*config.data.fine.skip=\"\('b', 'c'\)\"",
     ):
       self._open()
     self.assertEqual(self._open(skip=("b", "c")).ids, ("a", "d"))
@@ -192,12 +192,12 @@ class BrokenFolderTest(FolderTest):
       r"3 of 3 chips.*(?s:.)*no band for \['nir'\]"
       r"(?s:.)*and 2 more$",
     ):
-      self._open(roles="rgb_nir")
+      self._open(roles=(*RGB, "nir"))
 
   def test_skipping_an_unknown_id_is_refused(self):
     self._chip("a")
     self._index("id", "a")
-    with self.assertRaisesRegex(folder.FolderError, r"data.skip.*\['z'\]"):
+    with self.assertRaisesRegex(folder.FolderError, r"config.data.fine.skip.*\['z'\]"):
       self._open(skip=("z",))
 
   @parameterized.parameters({"domain": "medium"}, {"split": "val"})
@@ -321,7 +321,7 @@ class RealFoldersTest(parameterized.TestCase):
 
   def test_water_chips_of_both_domains(self):
     path = self._folder("water")
-    kwargs = dict(roles="rgb_nir_swir", sensor="reflectance_x10000")
+    kwargs = dict(roles=(*RGB, "nir", "swir1", "swir2"), sensor="reflectance_x10000")
     fine, coarse = (
       {s: folder.open_folder(path, domain=d, split=s, **kwargs) for s in SPLITS} for d in ("fine", "coarse")
     )
@@ -338,14 +338,14 @@ class RealFoldersTest(parameterized.TestCase):
 
   def test_water_without_its_encoding_is_refused(self):
     with self.assertRaisesRegex(folder.FolderError, "dtype int16.*reflectance_x10000"):
-      folder.open_folder(self._folder("water"), domain="fine", split="test", roles="rgb")
+      folder.open_folder(self._folder("water"), domain="fine", split="test", roles=RGB)
 
   def test_tailings_tile_023_is_refused_by_name_and_can_be_skipped(self):
-    kwargs = dict(domain="fine", split="test", roles="rgb")
+    kwargs = dict(domain="fine", split="test", roles=RGB)
     with self.assertRaisesRegex(
       folder.FolderError,
       r"(?s)1 of 40.*023: image has 448 x 48 pixels, "
-      r"its mask 448 x 448.*data.skip=\('023',\)",
+      r"its mask 448 x 448.*config.data.fine.skip=\"\('023',\)",
     ):
       folder.open_folder(self._folder("tailings"), **kwargs)
     source = folder.open_folder(self._folder("tailings"), skip=("023",), image_size=64, **kwargs)
@@ -355,7 +355,7 @@ class RealFoldersTest(parameterized.TestCase):
 
   def test_tailings_have_no_nir(self):
     with self.assertRaisesRegex(folder.FolderError, r"no band for \['nir'\]: seen 1='B2', 2='B3'"):
-      folder.open_folder(self._folder("tailings"), domain="fine", split="test", roles="rgb_nir", skip=("023",))
+      folder.open_folder(self._folder("tailings"), domain="fine", split="test", roles=(*RGB, "nir"), skip=("023",))
 
 
 if __name__ == "__main__":

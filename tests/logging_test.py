@@ -14,7 +14,7 @@ class ClockTest(parameterized.TestCase):
     now = [100.0]
     with mock.patch("time.monotonic", lambda: now[0]):
       clock = logging.Clock(total_steps=10, images_per_step=8)
-      self.assertTrue(math.isnan(clock.images_per_s))
+      self.assertIsNone(clock.images_per_s)
       self.assertEqual(clock.left(0), "?")
       for pause, step_s in ((0, 60), (0, 2), (6, 2)):  # The first compiles for a minute; before the third, 6 s pass.
         now[0] += pause

@@ -53,7 +53,7 @@ class EvalBatchesTest(parameterized.TestCase):
 
 
 class CachedTest(parameterized.TestCase):
-  def test_a_set_that_fits_is_read_once_and_a_larger_one_is_not_kept(self):
+  def test_a_cached_source_is_read_once(self):
     class Counting(toy.ArraySource):
       reads = 0
 
@@ -62,12 +62,16 @@ class CachedTest(parameterized.TestCase):
         return super().__getitem__(index)
 
     source = Counting(4, size=4)
-    held = pipeline.cached(source, budget_gb=1.0)
-    reads = source.reads
-    for i in range(4):
-      np.testing.assert_array_equal(held[i]["image"], source.image[i])
-    self.assertEqual(source.reads, reads)
-    self.assertIs(pipeline.cached(source, budget_gb=1e-9), source)
+    held = pipeline.CachedSource(source)
+    for _ in range(2):
+      for i in range(4):
+        np.testing.assert_array_equal(held[i]["image"], source.image[i])
+    self.assertEqual(source.reads, 4)
+
+  def test_the_size_of_a_source_is_that_of_its_decoded_samples(self):
+    source = toy.ArraySource(5, size=4)
+    whole = source.image.nbytes + source.label.nbytes + source.valid.nbytes
+    self.assertEqual(pipeline.sample_bytes(source), whole)
 
   def test_a_subset_keeps_ids_and_samples_together(self):
     source = toy.ArraySource(4, size=4)

@@ -20,9 +20,7 @@ def _stage(*, epochs: int, learning_rate: float = 1e-2, **optimizer):
   config = toy.shrink(fine_hybrid.get_config(), epochs=epochs)
   config.optimizer.update(dict(learning_rate=learning_rate, **optimizer))
   source = toy.ArraySource(4)
-  return experiment.make_stage(
-    config, "coarse", experiment.wire(config)["coarse"], {"train": source, "validation": source}
-  )
+  return experiment.make_stage(config, "coarse", experiment.wire(config)["coarse"], source, source)
 
 
 def _latest(folder):
@@ -78,11 +76,10 @@ class RunStageTest(parameterized.TestCase):
       return steps[-1]
 
     config = toy.shrink(fine_hybrid.get_config(), epochs=3)
-    wired, source = experiment.wire(config), toy.ArraySource(4)
-    sources, prior = {"train": source, "validation": source}, None
+    wired, source, prior = experiment.wire(config), toy.ArraySource(4), None
     with mock.patch.object(trainer, "make_train_step", make_train_step):
       for name in config.stages:
-        stage = experiment.make_stage(config, name, wired[name], sources)
+        stage = experiment.make_stage(config, name, wired[name], source, source)
         prior = trainer.run_stage(stage, KEY, prior, self.folder / name)
     self.assertEqual([step._cache_size() for step in steps], [1, 1])
     lines = (self.folder / "fine" / "metrics.jsonl").read_text().splitlines()

@@ -28,7 +28,7 @@ def resize_chip(image, label, valid, size: int):
   chex.assert_shape([label, valid], image.shape[:2])
   chex.assert_type([image, label, valid], [np.float32, np.uint8, bool])
   if size < 1:
-    raise ValueError(f"data.image_size={size} must be at least 1 pixel")
+    raise ValueError(f"config.data.image_size={size} must be at least 1 pixel")
   image = np.where(valid[..., None], image, np.float32(0.0))
   label = np.where(valid, label, np.uint8(0))
   if valid.shape == (size, size):

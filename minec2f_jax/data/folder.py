@@ -105,7 +105,7 @@ def open_folder(
     path: folder that holds index.csv.
     domain: "coarse" or "fine".
     split: "train", "validation" or "test".
-    roles: wanted band roles in channel order, or a preset name of `sensors.BANDS`.
+    roles: wanted band roles in channel order.
     sensor: "auto" or a key of `sensors.SENSORS`, for rows that name none.
     image_size: target height and width in pixels; None keeps each chip as it is.
     coarsen: (label [H, W] uint8, id) -> label; applied to coarse labels at native resolution. The
@@ -120,15 +120,15 @@ def open_folder(
   """
   if domain not in DOMAINS or split not in SHARES:
     raise FolderError(f"domain={domain!r}, split={split!r}: must be of {DOMAINS}, {tuple(SHARES)}")
-  roles = sensors.get_roles(roles)
+  roles = sensors.check_roles(roles)
   skip = {skip} if isinstance(skip, str) else set(skip)
   rows = read_index(path, domain=domain, sensor=sensor)
   unknown = sorted(skip - {row.id for row in rows})
   if unknown:
-    raise FolderError(f"{path}: data.skip names ids that index.csv does not: {unknown}")
+    raise FolderError(f"{path}: config.data.{domain}.skip names ids that index.csv does not: {unknown}")
   splits = _splits_by_group(path, rows, domain)
   kept = [row for row in rows if row.domain == domain and row.id not in skip]
-  _check_pairs(path, kept, roles)
+  _check_pairs(path, kept, roles, domain)
   chosen = tuple(row for row in kept if splits[row.group] == split)
   if not chosen:
     counts = {s: sum(splits[row.group] == s for row in kept) for s in SHARES}
@@ -242,7 +242,7 @@ def deal_groups(sizes: Mapping[str, int], fixed: Mapping[str, str], *, missing: 
   return splits
 
 
-def _check_pairs(path, rows, roles):
+def _check_pairs(path, rows, roles, domain):
   """Raises one error that lists every chip whose files or bands are not in order."""
   broken = {}
   for row in rows:
@@ -261,7 +261,7 @@ def _check_pairs(path, rows, roles):
   shown = list(broken.items())[: 1 if everywhere else 5]
   listed = "".join(f"\n  {name}: {why}" for name, why in shown)
   rest = f"\n  ... and {len(broken) - len(shown)} more" if len(broken) > len(shown) else ""
-  remedy = "" if everywhere else f"\nCorrect them, or leave them out with data.skip={tuple(broken)}"
+  remedy = "" if everywhere else f'\nCorrect them, or leave them out with --config.data.{domain}.skip="{tuple(broken)}"'
   raise FolderError(f"{path}: {len(broken)} of {len(rows)} chips cannot be used:{listed}{rest}{remedy}")
 
 

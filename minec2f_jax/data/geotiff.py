@@ -64,7 +64,7 @@ def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: in
 
   Args:
     path: GeoTIFF whose bands are named.
-    roles: band roles in the wanted channel order, e.g. `sensors.BANDS["rgb"]`.
+    roles: band roles in the wanted channel order, e.g. ("red", "green", "blue").
     sensor: "auto" (floating-point reflectance) or a key of `sensors.SENSORS`.
     max_bytes: refuse a file that would need more memory than this to decode.
 
@@ -177,7 +177,7 @@ def _check_budget(src, path, num_bands, max_bytes):
       path,
       f"{src.height} x {src.width} pixels, {src.count} bands of {src.dtypes[0]} "
       f"need {need / 2**20:.0f} MiB, the limit is {max_bytes / 2**20:.0f} MiB",
-      "cut it into chips, or raise max_bytes",
+      "cut it into chips",
     )
 
 

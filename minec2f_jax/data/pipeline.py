@@ -48,12 +48,9 @@ class Subset:
     return self._source[self._indices[index]]
 
 
-def cached(source: Source, *, budget_gb: float) -> Source:
-  """`source` in memory if its decoded samples fit into `budget_gb`, else as it is (read again each time)."""
-  if not len(source):
-    return source
-  sample_bytes = sum(source[0][name].nbytes for name in _FIELDS)
-  return CachedSource(source) if sample_bytes * len(source) <= budget_gb * 1e9 else source
+def sample_bytes(source: Source) -> int:
+  """Memory that all of `source` takes when decoded, judged by its first sample."""
+  return sum(source[0][name].nbytes for name in _FIELDS) * len(source) if len(source) else 0
 
 
 def _arrays(sample: Sample) -> Sample:

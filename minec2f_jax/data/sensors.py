@@ -16,17 +16,6 @@ from minec2f_jax.errors import UserError
 
 ROLES = ("blue", "green", "red", "nir", "swir1", "swir2")
 
-# The paper's input order is RGB, NIR, SWIR1, SWIR2 (Table 5 ablates the three sets).
-BANDS = {
-  "rgb": ("red", "green", "blue"),
-  "rgb_nir": ("red", "green", "blue", "nir"),
-  "rgb_nir_swir": ("red", "green", "blue", "nir", "swir1", "swir2"),
-}
-
-# Global HLS surface-reflectance statistics published with Prithvi-EO-1.0-100M (there times 1e4).
-DEFAULT_MEAN = {"blue": 0.0775, "green": 0.1081, "red": 0.1229, "nir": 0.2497, "swir1": 0.2204, "swir2": 0.1611}
-DEFAULT_STD = {"blue": 0.1282, "green": 0.1270, "red": 0.1399, "nir": 0.1368, "swir1": 0.1292, "swir2": 0.1155}
-
 # Atmospheric correction gives slightly negative values; glint, snow and clouds pass 1. Values
 # beyond these are in another unit.
 PLAUSIBLE_REFLECTANCE = (-0.2, 2.0)
@@ -41,7 +30,7 @@ class Sensor:
   """One product's band names and encoding: reflectance = scale * dn + offset.
 
   Attributes:
-    name: registry key, the value of `data.sensor`.
+    name: registry key, the value of `config.data.sensor`.
     scale: reflectance per digital number.
     offset: reflectance at digital number 0.
     band_names: role -> names a file may give that band, besides the role itself.
@@ -82,40 +71,21 @@ SENSORS = {
     Sensor("hls_s30", 1e-4, 0.0, _numbered("B2", "B3", "B4", "B8A", "B11", "B12")),
   )
 }
-CHOICES = ("auto", *SENSORS)  # The values of `data.sensor`.
+CHOICES = ("auto", *SENSORS)  # The values of `config.data.sensor`.
 
 
-def get_roles(bands):
-  """Band roles of a preset name ("rgb_nir_swir") or of an explicit sequence of roles.
-
-  Args:
-    bands: a key of `BANDS`, or roles out of `ROLES` in the wanted order.
-
-  Returns:
-    Tuple of str, in channel order.
-
-  Raises:
-    SensorError: unknown preset, unknown role, a role twice, or none.
-  """
-  if isinstance(bands, str):
-    if bands not in BANDS:
-      raise SensorError(f"data.bands={bands!r} is no preset; choose one of {tuple(BANDS)}, or a tuple out of {ROLES}")
-    return BANDS[bands]
+def check_roles(bands) -> tuple[str, ...]:
+  """`bands` as a tuple of roles, in channel order; SensorError if one is unknown or stands twice, or there is none."""
   roles = tuple(bands)
-  if not roles or len(set(roles)) != len(roles) or not set(roles) <= set(ROLES):
-    raise SensorError(f"data.bands={roles!r} must name each band once, out of {ROLES}")
+  if isinstance(bands, str) or not roles or len(set(roles)) != len(roles) or not set(roles) <= set(ROLES):
+    raise SensorError(f"config.data.bands={bands!r} must name each band once, out of {ROLES}")
   return roles
-
-
-def get_statistics(roles):
-  """Default (mean, std) of the given roles, two tuples of float in reflectance."""
-  return tuple(DEFAULT_MEAN[r] for r in roles), tuple(DEFAULT_STD[r] for r in roles)
 
 
 def get_sensor(name):
   """The registered `Sensor` of that name; SensorError lists the choices."""
   if name not in SENSORS:
-    raise SensorError(f"data.sensor={name!r} is unknown; choose one of {CHOICES}")
+    raise SensorError(f"config.data.sensor={name!r} is unknown; choose one of {CHOICES}")
   return SENSORS[name]
 
 
@@ -162,8 +132,8 @@ def find_bands(descriptions: Sequence[str | None], roles: Sequence[str], sensor:
     }
     raise SensorError(
       f"no band for {missing}: seen {seen}; sensor {sensor.name!r} looks for "
-      f"{expected}. Correct the band descriptions or data.sensor, or ask for fewer "
-      "bands with data.bands"
+      f"{expected}. Correct the band descriptions or config.data.sensor, or ask for fewer "
+      "bands with config.data.bands"
     )
   double = {role: indices for role, indices in found.items() if len(indices) > 1}
   if double:
@@ -193,7 +163,7 @@ def resolve_sensor(name, *, dtype, value_range=None, scales=(), offsets=()):
   seen = f"dtype {np.dtype(dtype).name}, values {_span(value_range)}"
   kind = np.dtype(dtype).kind
   choices = tuple(s.name for s in SENSORS.values() if kind == "f" or s.scale != 1.0)
-  remedy = f"set data.sensor to one of {choices}"
+  remedy = f"set config.data.sensor to one of {choices}"
   if kind not in "iuf":
     raise SensorError(f"{seen}: only integer and floating-point images hold reflectance")
   if name == "auto":
@@ -240,7 +210,7 @@ def normalize(image, valid, *, mean, std):
   if not image.shape[-1] == len(mean) == len(std):
     raise ValueError(
       f"image has {image.shape[-1]} channels, but mean {len(mean)} and std "
-      f"{len(std)} values; the statistics must follow data.bands"
+      f"{len(std)} values; the statistics must follow config.data.bands"
     )
   xp = image.__array_namespace__()
   mean, std = xp.asarray(mean, dtype=image.dtype), xp.asarray(std, dtype=image.dtype)

@@ -2,6 +2,7 @@
 
 Layout of a stage's folder:
   stage.json         what the weights expect: bands, normalisation, model, method
+  finished.json      where the stage ended; absent while it is unfinished
   frozen/            the parameters that never move (a teacher), written once
   checkpoints/STEP/  trainable, extra, opt_state, scalars (arrays) and progress (JSON), so that a teacher loads
                      without the optimizer
@@ -25,6 +26,26 @@ _ARRAYS = ("trainable", "extra", "opt_state", "scalars")
 
 class CheckpointError(UserError):
   """A checkpoint that is absent, or that does not fit the model which should take it."""
+
+
+def write_text(path: pathlib.Path, text: str):
+  """Writes `text` so that a killed process leaves the old file or the new one, never half of it."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """The JSON object in `path`; CheckpointError if the file is absent or damaged."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise CheckpointError(f"{path} cannot be read: {error}. Restore the file, or start in another workdir.") from error
+
+
+def has_checkpoints(folder) -> bool:
+  """Whether a stage has saved a checkpoint in `folder`."""
+  return any(path.name.isdigit() for path in (pathlib.Path(folder) / "checkpoints").glob("*"))
 
 
 def _abstract(tree: PyTree) -> PyTree:
@@ -98,11 +119,19 @@ class Checkpoints:
     if frozen:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(self.folder / "frozen", frozen, force=True)
-    spec_path.write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n")
+    write_text(spec_path, json.dumps(spec, indent=2, sort_keys=True) + "\n")
+
+  def mark_finished(self, progress: Progress):
+    """Notes that the stage has come to its end."""
+    write_text(self.folder / "finished.json", json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+
+  def finished(self) -> bool:
+    """Whether the stage has come to its end (a prolonged one has, once)."""
+    return (self.folder / "finished.json").exists()
 
   def spec(self) -> dict:
     """What `write_spec` wrote."""
-    return json.loads((self.folder / "stage.json").read_text())
+    return read_json(self.folder / "stage.json")
 
   def save(self, state: TrainState, progress: Progress, score: float):
     """Saves `state` and `progress` under the state's step, scored `score`; returns before the disk is done."""

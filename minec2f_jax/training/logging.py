@@ -27,7 +27,7 @@ class MetricsWriter:
     kept = []
     if self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start_step]
-    partial = self._path.with_suffix(".partial")
+    partial = self._path.with_name("metrics.jsonl.partial")
     partial.write_text("".join(line + "\n" for line in kept))
     partial.replace(self._path)
     self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10)
@@ -96,9 +96,9 @@ class Clock:
     return True
 
   @property
-  def images_per_s(self) -> float:
-    """Throughput of training alone."""
-    return self._steps * self._images / self._busy_s if self._busy_s else math.nan
+  def images_per_s(self) -> float | None:
+    """Throughput of training alone; None before the second step."""
+    return self._steps * self._images / self._busy_s if self._busy_s else None
 
   def left(self, step: int) -> str:
     """Time until the last step, evaluation and saving included, as text; early stopping may come before."""

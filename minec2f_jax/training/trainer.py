@@ -62,8 +62,11 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
       state, progress = saver.restore_state(state, step)
       logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
     with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:
-      _run_epochs(stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer)
+      progress = _run_epochs(
+        stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer
+      )
     saver.wait()
+    saver.mark_finished(progress)
     return saver.restore_variables(variables)
 
 
@@ -72,7 +75,7 @@ def _on_device(tree):
   return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
-def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress, saver, writer):
+def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress, saver, writer) -> Progress:
   train_step = make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
   clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
   batches = stage.batches(int(state.step))
@@ -85,11 +88,14 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
     step = int(state.step)
     scalars = {f"train/{name}": value for name, value in train.items()}
     scalars |= {f"validation/{name}": value for name, value in scores.items()}
-    writer.write(step, {**scalars, "lr_scale": progress.lr_scale, "images_per_s": clock.images_per_s})
+    if clock.images_per_s:
+      scalars["images_per_s"] = clock.images_per_s
+    writer.write(step, {**scalars, "lr_scale": progress.lr_scale})
     saver.save(state, progress, -1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
     _report(stage, progress, train, score, clock, step)
   if progress.stalled(stage.rules):
     logging.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
+  return progress
 
 
 def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key, clock: logging.Clock, epoch: int):
@@ -104,7 +110,7 @@ def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key
     if clock.due():
       done = (epoch - 1) * stage.steps_per_epoch + step
       logging.say(
-        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
+        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s or 0:.1f} images/s, "
         f"{clock.left(done)} left"
       )
   means = _means(metrics)
@@ -129,5 +135,5 @@ def _report(stage: Stage, progress: Progress, train: dict[str, float], score: fl
   logging.say(
     f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
     f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
-    f"{clock.images_per_s:.0f} images/s  {clock.left(step)} left"
+    f"{clock.images_per_s or 0:.0f} images/s  {clock.left(step)} left"
   )

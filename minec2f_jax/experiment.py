@@ -292,9 +292,20 @@ def train(config, workdir):
     if name in wired and name not in models:
       logging.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
       stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
+      _warn_of_slow_statistics(config, stage)
       key = jax.random.fold_in(jax.random.key(config.seed), number)
       prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
   _report(config, workdir, wired, models, sources)
+
+
+def _warn_of_slow_statistics(config, stage: trainer.Stage):
+  momentum, steps = config.model.encoder.bn_momentum, stage.epochs * stage.steps_per_epoch
+  if steps < 5 / (1 - momentum) and not config[stage.name].init_from_prior:  # e^-5: all but 1 % of the start is gone.
+    logging.say(
+      f"[{stage.name}] warning: {steps} steps are few for config.model.encoder.bn_momentum={momentum}: until about "
+      f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Try 0.9 in "
+      "encoder, decoder and fusion."
+    )
 
 
 def evaluate(config, workdir):

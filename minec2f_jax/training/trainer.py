@@ -107,10 +107,10 @@ def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key
     jax.block_until_ready(metrics[-1:])  # One step ahead of the device, not an epoch.
     metrics.append(step_metrics)
     clock.tick()
-    if clock.due():
+    if clock.images_per_s and clock.due():
       done = (epoch - 1) * stage.steps_per_epoch + step
       logging.say(
-        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s or 0:.1f} images/s, "
+        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
         f"{clock.left(done)} left"
       )
   means = _means(metrics)

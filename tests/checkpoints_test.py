@@ -61,6 +61,15 @@ class CheckpointsTest(parameterized.TestCase):
     variables = checkpoints.Checkpoints(self.folder, read_only=True).restore_variables(_variables())
     np.testing.assert_array_equal(variables.frozen["params"]["kernel"], 7.0)
 
+  def test_a_start_that_saved_no_checkpoint_leaves_no_old_teacher_behind(self):
+    old = {"params": {"kernel": jnp.full((2,), 3.0)}}
+    saver = checkpoints.Checkpoints(self.folder)
+    saver.write_spec({"bands": ["red"]}, old)
+    saver.close()
+    self._save([0.1])
+    variables = checkpoints.Checkpoints(self.folder, read_only=True).restore_variables(_variables())
+    np.testing.assert_array_equal(variables.frozen["params"]["kernel"], 7.0)
+
   @parameterized.named_parameters(
     ("shape", dict(width=4), r"layer/kernel.*\(2, 3\).*\(2, 4\)"),
     ("dtype", dict(dtype=jnp.bfloat16), "float32.*bfloat16"),

@@ -112,10 +112,8 @@ class Checkpoints:
     )
 
   def write_spec(self, spec: dict, frozen: PyTree):
-    """Writes once what the stage's weights expect and what stays frozen."""
+    """Writes what the stage's weights expect and what stays frozen, over what a start without a checkpoint left."""
     spec_path = self.folder / "stage.json"
-    if spec_path.exists():
-      return
     if frozen:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(self.folder / "frozen", frozen, force=True)

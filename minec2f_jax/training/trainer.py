@@ -57,8 +57,9 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   variables = _on_device(init(jax.random.fold_in(key, 0), image, prior))
   state, progress = init_state(variables, stage.optimizer), Progress()
   with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
-    saver.write_spec(stage.spec, variables.frozen)
-    if (step := saver.latest_step()) is not None:
+    if (step := saver.latest_step()) is None:
+      saver.write_spec(stage.spec, variables.frozen)
+    else:
       state, progress = saver.restore_state(state, step)
       logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
     with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:

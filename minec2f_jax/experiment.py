@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import scipy.special
 
-from minec2f_jax import distillation, metrics
+from minec2f_jax import console, distillation, metrics
 from minec2f_jax import methods as methods_lib
 from minec2f_jax.data import augment, coarsen, folder, pipeline, sensors, tfds_source
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
 from minec2f_jax.evaluation import figures, tables
 from minec2f_jax.methods import Method, Variables
-from minec2f_jax.training import checkpoints, logging, optimizers, trainer
+from minec2f_jax.training import checkpoints, optimizers, trainer
 
 DOMAINS = ("coarse", "fine")
 _PANEL_ROWS = 5
@@ -54,14 +54,14 @@ def _describe(domain: str, split: str, source: pipeline.Source):
   """Says what a source holds, and refuses one that can teach or test nothing."""
   valid = np.mean([sample["valid"].mean() for sample in source])
   mined = np.mean([sample["label"].mean() for sample in source])
-  logging.say(f"[{domain}] {split}: {len(source)} images, {valid:.1%} of the pixels valid, {mined:.1%} mine")
+  console.say(f"[{domain}] {split}: {len(source)} images, {valid:.1%} of the pixels valid, {mined:.1%} mine")
   if not valid:
     raise UserError(
       f"no pixel of the {domain} {split} split is valid: reflectance is missing or not finite everywhere, or every "
       f"label says ignore. Look at the files under config.data.{domain}.path."
     )
   if not mined and split == "train":
-    logging.say(f"[{domain}] warning: the training labels hold no mine, so the model will not find any")
+    console.say(f"[{domain}] warning: the training labels hold no mine, so the model will not find any")
 
 
 def open_source(config, domain: str, split: str) -> pipeline.Source:
@@ -216,7 +216,7 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
     if different := _first_difference(saver.spec(), wanted, ""):
       raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
     if not saver.finished():
-      logging.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
+      console.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
     return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), _example(config), prior))
 
 
@@ -285,12 +285,12 @@ def train(config, workdir):
   wired, models, prior = wire(config), {}, None
   if config.teacher:
     prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
-    logging.say(f"[coarse] the teacher is that of {config.teacher}")
+    console.say(f"[coarse] the teacher is that of {config.teacher}")
   sources = open_sources(config)
   _claim(workdir, config)
   for number, name in enumerate(DOMAINS):
     if name in wired and name not in models:
-      logging.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
+      console.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
       stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
       _warn_of_slow_statistics(config, stage)
       key = jax.random.fold_in(jax.random.key(config.seed), number)
@@ -301,7 +301,7 @@ def train(config, workdir):
 def _warn_of_slow_statistics(config, stage: trainer.Stage):
   momentum, steps = config.model.encoder.bn_momentum, stage.epochs * stage.steps_per_epoch
   if steps < 5 / (1 - momentum) and not config[stage.name].init_from_prior:  # e^-5: all but 1 % of the start is gone.
-    logging.say(
+    console.say(
       f"[{stage.name}] warning: {steps} steps are few for config.model.encoder.bn_momentum={momentum}: until about "
       f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Try 0.9 in "
       "encoder, decoder and fusion."
@@ -377,7 +377,7 @@ def _report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict
   figures.save_curves(workdir / "curves.png", {k: v for k, v in histories.items() if v}, score=config.monitor)
   for domain, source in tests.items():
     _save_panel(config, workdir / f"panel_{domain}.png", wired, models, source, f"{_data_name(config)}, {domain} test")
-  logging.say(f"\n{title}\n\n{tables.to_text(rows)}\nTable, figures and checkpoints are in {workdir}")
+  console.say(f"\n{title}\n\n{tables.to_text(rows)}\nTable, figures and checkpoints are in {workdir}")
 
 
 def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variables], source, title: str):

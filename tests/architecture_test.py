@@ -17,6 +17,7 @@ ALLOWED = {
   "minec2f_jax.distillation": ("minec2f_jax.losses", *PURE),
   "minec2f_jax.metrics": PURE,
   "minec2f_jax.errors": (),
+  "minec2f_jax.console": (),
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
   "minec2f_jax.methods": (
     "minec2f_jax.methods",
@@ -25,8 +26,8 @@ ALLOWED = {
     "minec2f_jax.distillation",
     *PURE,
   ),
-  "minec2f_jax.data": ("minec2f_jax.data", "minec2f_jax.errors", *PURE),
-  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", "minec2f_jax.errors"),
+  "minec2f_jax.data": ("minec2f_jax.data", "minec2f_jax.errors", "minec2f_jax.console", *PURE),
+  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", "minec2f_jax.errors", "minec2f_jax.console"),
   "minec2f_jax.evaluation": (
     "minec2f_jax.evaluation",
     "minec2f_jax.methods",
@@ -36,13 +37,24 @@ ALLOWED = {
   ),
   "minec2f_jax.experiment": ("minec2f_jax",),
   "configs": ("configs",),
-  "datasets": ("datasets", "minec2f_jax.data", "minec2f_jax.errors"),
+  # A command on data draws its own figures and tells its pace, as launch's do.
+  "datasets": (
+    "datasets",
+    "minec2f_jax.data",
+    "minec2f_jax.errors",
+    "minec2f_jax.console",
+    "minec2f_jax.evaluation.figures",
+  ),
   "launch": ("minec2f_jax.experiment", "minec2f_jax.errors"),
 }
 # Libraries that one file alone may import.
 KEPT_IN = {
   "orbax": {"minec2f_jax/training/checkpoints.py"},
-  "rasterio": {"minec2f_jax/data/geotiff.py", "minec2f_jax/data/coarsen.py"},
+  "rasterio": {f"minec2f_jax/data/{name}.py" for name in ("geotiff", "grids", "coarsen")},
+  "geopandas": {"minec2f_jax/data/polygons.py"},
+  "pystac": {"minec2f_jax/data/stac.py"},
+  "pystac_client": {"minec2f_jax/data/stac.py"},
+  "apache_beam": {"datasets/chips.py"},
   "matplotlib": {"minec2f_jax/evaluation/figures.py"},
   "tensorflow": set(),
 }

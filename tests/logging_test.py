@@ -25,10 +25,6 @@ class ClockTest(parameterized.TestCase):
     with mock.patch("time.monotonic", lambda: now[0]):
       self.assertEqual(clock.left(3), "35s")  # Seven steps at (2 + 6 + 2) / 2 s.
 
-  @parameterized.parameters((41.6, "42s"), (185, "3m05s"), (7800, "2h10m"))
-  def test_durations_read_as_people_write_them(self, seconds, text):
-    self.assertEqual(logging.duration(seconds), text)
-
 
 class MetricsWriterTest(parameterized.TestCase):
   def setUp(self):

@@ -10,24 +10,22 @@ index.csv has one row a chip. Column `id` is needed, these are optional, others 
 
 Splits. Within a domain a group lies in one split. Where a domain's rows name both validation and
 test, they are taken as they are (blank: train). Where one of the two is not named, it is dealt from
-the other groups, see `deal_groups`; rows that say validation or test keep it, and a group that the
+the other groups, see `splits.deal_groups`; rows that say validation or test keep it, and a group that the
 other domain holds out is held out here too, so a teacher never sees the student's test sites.
 """
 
 import csv
 import dataclasses
-import hashlib
 import operator
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minec2f_jax.data import chips, geotiff, sensors
+from minec2f_jax.data import geotiff, resize, sensors, splits
 from minec2f_jax.errors import UserError
 
 DOMAINS = ("coarse", "fine")
-SHARES = {"train": 70, "validation": 10, "test": 20}  # Percent of chips; the paper's 70:10:20.
 
 
 class FolderError(UserError):
@@ -84,7 +82,7 @@ class FolderSource:
     image = np.where(valid[..., None], image, np.float32(0.0))
     label = np.where(valid, label, np.uint8(0))
     if self.image_size is not None:
-      image, label, valid = chips.resize_chip(image, label, valid, self.image_size)
+      image, label, valid = resize.resize_chip(image, label, valid, self.image_size)
     return {"image": image, "label": label, "valid": valid}
 
 
@@ -118,20 +116,20 @@ def open_folder(
   Raises:
     FolderError: index, files or pairs are not in order, or nothing is left.
   """
-  if domain not in DOMAINS or split not in SHARES:
-    raise FolderError(f"domain={domain!r}, split={split!r}: must be of {DOMAINS}, {tuple(SHARES)}")
+  if domain not in DOMAINS or split not in splits.SHARES:
+    raise FolderError(f"domain={domain!r}, split={split!r}: must be of {DOMAINS}, {tuple(splits.SHARES)}")
   roles = sensors.check_roles(roles)
   skip = {skip} if isinstance(skip, str) else set(skip)
   rows = read_index(path, domain=domain, sensor=sensor)
   unknown = sorted(skip - {row.id for row in rows})
   if unknown:
     raise FolderError(f"{path}: config.data.{domain}.skip names ids that index.csv does not: {unknown}")
-  splits = _splits_by_group(path, rows, domain)
+  split_of = _splits_by_group(path, rows, domain)
   kept = [row for row in rows if row.domain == domain and row.id not in skip]
   _check_pairs(path, kept, roles, domain)
-  chosen = tuple(row for row in kept if splits[row.group] == split)
+  chosen = tuple(row for row in kept if split_of[row.group] == split)
   if not chosen:
-    counts = {s: sum(splits[row.group] == s for row in kept) for s in SHARES}
+    counts = {s: sum(split_of[row.group] == s for row in kept) for s in splits.SHARES}
     raise FolderError(
       f"{path}: no {domain} chip in split {split!r} (there are {counts}); three or "
       "more location groups are needed to deal three splits"
@@ -170,7 +168,7 @@ def _parse(root, where, cells, domain, sensor):
   cells = {name: value.strip() for name, value in cells.items()}
   if not cells["id"]:
     raise FolderError(f"{where}: no id")
-  choices = {"domain": DOMAINS, "split": ("", *SHARES), "sensor": ("", *sensors.CHOICES)}
+  choices = {"domain": DOMAINS, "split": ("", *splits.SHARES), "sensor": ("", *sensors.CHOICES)}
   for column, allowed in choices.items():
     if column in cells and cells[column] not in allowed:
       raise FolderError(f"{where}: {column}={cells[column]!r} must be one of {allowed}")
@@ -210,36 +208,7 @@ def _splits_by_group(path, rows, domain):
   missing = [s for s in ("validation", "test") if s not in named.values()]
   if missing:  # Rows that say train are what is dealt from.
     named = {group: split for group, split in named.items() if split != "train"}
-  return deal_groups(sizes, {**held_out_elsewhere, **named}, missing=missing)
-
-
-def deal_groups(sizes: Mapping[str, int], fixed: Mapping[str, str], *, missing: Sequence[str]):
-  """Group -> split: whole groups dealt towards 70/10/20 % of chips, without a random state.
-
-  In the order of the SHA-256 of its name, each group goes to the split that lacks the largest part
-  of its share and has room for the group, else to train; the last groups go to splits still empty.
-  So the outcome depends on the groups and their sizes alone, not on the order of rows, and three
-  groups suffice for three splits.
-
-  Args:
-    sizes: group -> number of chips.
-    fixed: group -> split that is settled; groups outside `sizes` are ignored.
-    missing: the held-out splits to deal, out of "validation" and "test"; the rest is train.
-  """
-  splits = {group: fixed[group] for group in sizes if group in fixed}
-  total = sum(sizes.values())
-  lacking = {s: SHARES[s] * total for s in ("train", *missing)}  # In hundredths of a chip.
-  for group, split in splits.items():
-    if split in lacking:
-      lacking[split] -= 100 * sizes[group]
-  free = sorted((g for g in sizes if g not in splits), key=lambda group: hashlib.sha256(group.encode()).hexdigest())
-  for position, group in enumerate(free):
-    choices = [s for s in lacking if s not in splits.values()]
-    if len(free) - position > len(choices):
-      choices = [s for s in lacking if lacking[s] >= 100 * sizes[group]] or ["train"]
-    splits[group] = max(choices, key=lambda split: lacking[split] / SHARES[split])
-    lacking[splits[group]] -= 100 * sizes[group]
-  return splits
+  return splits.deal_groups(sizes, {**held_out_elsewhere, **named}, missing=missing)
 
 
 def _check_pairs(path, rows, roles, domain):

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from minec2f_jax.data import chips
+from minec2f_jax.data import resize
 from minec2f_jax.data.pipeline import Sample
 from minec2f_jax.errors import UserError
 
@@ -52,5 +52,5 @@ class TfdsSource:
     valid = record["valid"].astype(bool)
     image = record["image"][..., self._bands].astype(np.float32) * np.float32(self._scale)
     image = np.where(valid[..., None], image, np.float32(0))
-    image, label, valid = chips.resize_chip(image, record["label"], valid, self._image_size)
+    image, label, valid = resize.resize_chip(image, record["label"], valid, self._image_size)
     return {"image": image, "label": label, "valid": valid}

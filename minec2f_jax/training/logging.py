@@ -1,4 +1,4 @@
-"""What a run says while it runs: lines on the console, JSONL and TensorBoard files."""
+"""What a run writes while it runs: JSONL and TensorBoard files, and its pace."""
 
 import json
 import math
@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 
 import tensorboardX
+
+from minec2f_jax import console
 
 
 def json_number(value: float) -> float | None:
@@ -51,19 +53,6 @@ def _step_of(line: str) -> float:
     return math.inf
 
 
-def duration(seconds: float) -> str:
-  """`seconds` as people write it: 42s, 3m05s, 2h10m."""
-  seconds = int(round(seconds))
-  if seconds < 60:
-    return f"{seconds}s"
-  return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
-
-
-def say(text: str):
-  """One line on the console, at once."""
-  print(text, flush=True)
-
-
 class Clock:
   """Rate and time left of a stage. The first step, which compiles, does not count."""
 
@@ -104,4 +93,4 @@ class Clock:
     """Time until the last step, evaluation and saving included, as text; early stopping may come before."""
     if not self._steps:
       return "?"
-    return duration((self._total - step) * (time.monotonic() - self._began) / self._steps)
+    return console.duration((self._total - step) * (time.monotonic() - self._began) / self._steps)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from minec2f_jax import console
 from minec2f_jax.methods.base import Batch, Method, Variables
 from minec2f_jax.training import checkpoints as checkpoints_lib
 from minec2f_jax.training import logging
@@ -61,7 +62,7 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
       saver.write_spec(stage.spec, variables.frozen)
     else:
       state, progress = saver.restore_state(state, step)
-      logging.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
+      console.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
     with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:
       progress = _run_epochs(
         stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer
@@ -95,7 +96,7 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
     saver.save(state, progress, -1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
     _report(stage, progress, train, score, clock, step)
   if progress.stalled(stage.rules):
-    logging.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
+    console.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
   return progress
 
 
@@ -110,7 +111,7 @@ def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key
     clock.tick()
     if clock.images_per_s and clock.due():
       done = (epoch - 1) * stage.steps_per_epoch + step
-      logging.say(
+      console.say(
         f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
         f"{clock.left(done)} left"
       )
@@ -133,7 +134,7 @@ def _report(stage: Stage, progress: Progress, train: dict[str, float], score: fl
     f"{name} {train[name]:.3f}" for name in ("bce", "dice", "ssim", "boundary", "distillation") if name in train
   )
   distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
-  logging.say(
+  console.say(
     f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
     f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
     f"{clock.images_per_s or 0:.0f} images/s  {clock.left(step)} left"

@@ -1,4 +1,4 @@
-"""Tests of minec2f_jax.data.chips."""
+"""Tests of minec2f_jax.data.resize."""
 
 import hypothesis
 import jax
@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 
-from minec2f_jax.data import chips
+from minec2f_jax.data import resize
 
 
 def _chip(height, width, *, seed=0, channels=2, invalid=0.0):
@@ -20,7 +20,7 @@ class ResizeChipTest(parameterized.TestCase):
   def test_halving_by_hand(self):
     image = np.array([0.0, 0.0, 1.0, 0.0], np.float32).reshape(1, 4, 1).repeat(4, axis=0)
     label = np.tile(np.array([0, 1, 0, 1], np.uint8), (4, 1))
-    out, new_label, valid = chips.resize_chip(image, label, np.ones((4, 4), bool), 2)
+    out, new_label, valid = resize.resize_chip(image, label, np.ones((4, 4), bool), 2)
     # Triangle of half-width 2 at 1 and 3: weights (3, 3, 1) / 7 of the first three and mirrored.
     np.testing.assert_allclose(out[..., 0], [[1 / 7, 3 / 7]] * 2, rtol=1e-6)
     np.testing.assert_array_equal(new_label, [[1, 1]] * 2)  # Centres 1 and 3 lie on pixels 1, 3.
@@ -29,14 +29,14 @@ class ResizeChipTest(parameterized.TestCase):
   @parameterized.parameters((9, 14, 5), (5, 4, 11), (12, 3, 7))
   def test_agrees_with_jax_antialiased_bilinear(self, height, width, size):
     image, label, valid = _chip(height, width)
-    out, _, _ = chips.resize_chip(image, label, valid, size)
+    out, _, _ = resize.resize_chip(image, label, valid, size)
     expected = jax.image.resize(image, (size, size, 2), "bilinear", antialias=True)
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
   @parameterized.parameters((9, 14, 5), (5, 4, 11))
   def test_holes_are_weighed_out(self, height, width, size):
     image, label, valid = _chip(height, width, invalid=0.3)
-    out, new_label, new_valid = chips.resize_chip(image, label, valid, size)
+    out, new_label, new_valid = resize.resize_chip(image, label, valid, size)
     weight = np.asarray(jax.image.resize(valid.astype(np.float32), (size, size), "bilinear"))
     total = jax.image.resize(image, (size, size, 2), "bilinear")
     rows, columns = [np.floor((np.arange(size) + 0.5) * n / size + 1e-9).astype(int) for n in (height, width)]
@@ -57,9 +57,9 @@ class ResizeChipTest(parameterized.TestCase):
   )
   def test_fill_under_invalid_pixels_changes_nothing(self, height, width, size, fill, seed):
     image, label, valid = _chip(height, width, seed=seed, invalid=0.4)
-    expected = chips.resize_chip(image, label, valid, size)
+    expected = resize.resize_chip(image, label, valid, size)
     filled = np.where(valid[..., None], image, np.float32(fill))
-    got = chips.resize_chip(filled, np.where(valid, label, np.uint8(255)), valid, size)
+    got = resize.resize_chip(filled, np.where(valid, label, np.uint8(255)), valid, size)
     for a, b in zip(got, expected, strict=True):
       np.testing.assert_array_equal(a, b)
 
@@ -68,30 +68,30 @@ class ResizeChipTest(parameterized.TestCase):
   def test_a_constant_stays_the_constant_wherever_valid(self, height, width, size, seed):
     _, label, valid = _chip(height, width, seed=seed, invalid=0.4)
     image = np.full((height, width, 1), 0.37, np.float32)
-    out, _, new_valid = chips.resize_chip(image, label, valid, size)
+    out, _, new_valid = resize.resize_chip(image, label, valid, size)
     np.testing.assert_allclose(out[..., 0], np.where(new_valid, 0.37, 0), rtol=1e-6)
 
   def test_the_right_size_comes_back_bitwise(self):
     chip = _chip(6, 6, invalid=0.3)
-    for got, given in zip(chips.resize_chip(*chip, 6), chip, strict=True):
+    for got, given in zip(resize.resize_chip(*chip, 6), chip, strict=True):
       np.testing.assert_array_equal(got, given)
       self.assertEqual(got.dtype, given.dtype)
       self.assertFalse(np.shares_memory(got, given))
 
   def test_nothing_valid_gives_zeros(self):
     image, label, _ = _chip(6, 6)
-    out, new_label, valid = chips.resize_chip(image, label, np.zeros((6, 6), bool), 4)
+    out, new_label, valid = resize.resize_chip(image, label, np.zeros((6, 6), bool), 4)
     self.assertFalse(out.any() or new_label.any() or valid.any())
     self.assertEqual((out.dtype, new_label.dtype, valid.dtype), (np.float32, np.uint8, bool))
 
   def test_wrong_shapes_types_and_sizes_are_refused(self):
     image, label, valid = _chip(6, 6)
     with self.assertRaises(AssertionError):
-      chips.resize_chip(image, label[:5], valid, 4)
+      resize.resize_chip(image, label[:5], valid, 4)
     with self.assertRaises(AssertionError):
-      chips.resize_chip(image.astype(np.float64), label, valid, 4)
+      resize.resize_chip(image.astype(np.float64), label, valid, 4)
     with self.assertRaisesRegex(ValueError, "data.image_size=0"):
-      chips.resize_chip(image, label, valid, 0)
+      resize.resize_chip(image, label, valid, 0)
 
 
 if __name__ == "__main__":

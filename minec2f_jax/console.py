@@ -1,0 +1,41 @@
+"""What long work says on the console while it runs."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+
+def duration(seconds: float) -> str:
+  """`seconds` as people write it: 42s, 3m05s, 2h10m."""
+  seconds = int(round(seconds))
+  if seconds < 60:
+    return f"{seconds}s"
+  return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def say(text: str):
+  """One line on the console, at once."""
+  print(text, flush=True)
+
+
+def track(items: Iterable, *, total: int, unit: str, title: str, every_s: float = 15.0) -> Iterator:
+  """Yields `items` one by one and says how many are done, at which rate, and how long the rest will take.
+
+  Args:
+    items: what to go through.
+    total: how many there are.
+    unit: what one is called in the plural, e.g. "chips".
+    title: stands before each line, e.g. "chips".
+    every_s: seconds between two lines on a terminal; a log file hears less.
+  """
+  pause_s = every_s if sys.stdout.isatty() else 4 * every_s
+  began = spoken = time.monotonic()
+  for done, item in enumerate(items):
+    now = time.monotonic()
+    if done and now - spoken >= pause_s:
+      spoken = now
+      rate = done / (now - began)
+      say(f"[{title}] {done}/{total} {unit}, {rate:.1f} {unit}/s, {duration((total - done) / rate)} left")
+    yield item
+  busy_s = max(time.monotonic() - began, 1e-9)
+  say(f"[{title}] {total} {unit} in {duration(busy_s)} ({total / busy_s:.1f} {unit}/s)")

@@ -1,0 +1,32 @@
+"""Tests of minec2f_jax.console."""
+
+import contextlib
+import io
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+
+from minec2f_jax import console
+
+
+class ConsoleTest(parameterized.TestCase):
+  @parameterized.parameters((41.6, "42s"), (185, "3m05s"), (7800, "2h10m"))
+  def test_durations_read_as_people_write_them(self, seconds, text):
+    self.assertEqual(console.duration(seconds), text)
+
+  def test_tracking_tells_rate_and_time_left_and_passes_every_item_on(self):
+    now, out = [0.0], io.StringIO()
+    with mock.patch("time.monotonic", lambda: now[0]), contextlib.redirect_stdout(out):
+      got = []
+      for item in console.track("abcd", total=4, unit="chips", title="chips", every_s=2.5):
+        got.append(item)
+        now[0] += 5.0  # A log file hears every 10 s.
+    self.assertEqual(got, list("abcd"))
+    self.assertEqual(
+      out.getvalue().splitlines(),
+      ["[chips] 2/4 chips, 0.2 chips/s, 10s left", "[chips] 4 chips in 20s (0.2 chips/s)"],
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()

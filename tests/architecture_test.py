@@ -50,7 +50,7 @@ ALLOWED = {
 # Libraries that one file alone may import.
 KEPT_IN = {
   "orbax": {"minec2f_jax/training/checkpoints.py"},
-  "rasterio": {f"minec2f_jax/data/{name}.py" for name in ("geotiff", "grids", "coarsen")},
+  "rasterio": {f"minec2f_jax/data/{name}.py" for name in ("rasterfile", "geotiff", "grids", "coarsen")},
   "geopandas": {"minec2f_jax/data/polygons.py"},
   "pystac": {"minec2f_jax/data/stac.py"},
   "pystac_client": {"minec2f_jax/data/stac.py"},

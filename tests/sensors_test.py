@@ -67,7 +67,7 @@ class EncodingTest(parameterized.TestCase):
     ("reflectance_x10000", 2500, 0.25),
     ("sentinel2_l2a", 2500, 0.25),
     ("sentinel2_l1c", 2500, 0.25),
-    ("sentinel2_baseline04", 3500, 0.25),  # (3500 - 1000) / 10000.
+    ("sentinel2_l2a_baseline04", 3500, 0.25),  # (3500 - 1000) / 10000.
     ("landsat_c2_l2", 18182, 0.300005),  # 18182 * 2.75e-5 - 0.2.
     ("hls_l30", 2500, 0.25),
     ("hls_s30", 2500, 0.25),
@@ -79,26 +79,29 @@ class EncodingTest(parameterized.TestCase):
     np.testing.assert_allclose(got, [expected], rtol=1e-6)
 
   def test_both_sentinel2_encodings_of_one_scene_agree_within_a_digital_number(self):
-    old = np.arange(0, 20000, 7, dtype=np.uint16)
+    old = np.arange(1, 20000, 7, dtype=np.uint16)
     a = sensors.to_reflectance(old, sensors.SENSORS["sentinel2_l2a"])
-    b = sensors.to_reflectance(old + 1000, sensors.SENSORS["sentinel2_baseline04"])
+    b = sensors.to_reflectance(old + 1000, sensors.SENSORS["sentinel2_l2a_baseline04"])
     np.testing.assert_allclose(a, b, atol=1e-6)
 
   def test_auto_takes_plausible_floats_as_reflectance(self):
-    for value_range in ((-0.05, 1.4), None):
-      got = sensors.resolve_sensor("auto", dtype="float32", value_range=value_range)
-      self.assertEqual(got.name, "reflectance")
+    self.assertEqual(sensors.resolve_sensor("auto", dtype="float32").name, "reflectance")
 
   @parameterized.named_parameters(
     (
       "integers",
       dict(name="auto", dtype="int16", value_range=(-3, 4261)),
-      r"int16, values -3\.\.4261.*data.sensor.*sentinel2_baseline04",
+      r"int16, values -3\.\.4261.*data.sensor.*sentinel2_l2a_baseline04",
     ),
     (
-      "scaled_floats",
-      dict(name="auto", dtype="float32", value_range=(12.0, 4261.0)),
-      r"float32, values 12\.\.4261: not reflectance",
+      "metadata_of_another_product",
+      dict(name="sentinel2_l2a", dtype="uint16", tags={"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "05.09"}),
+      "metadata say 'sentinel2_l2a_baseline04', config.data.sensor says 'sentinel2_l2a'",
+    ),
+    (
+      "bands_of_different_scales",
+      dict(name="auto", dtype="uint16", scales=[1e-4, 2e-4], offsets=[0.0, 0.0]),
+      "integers do not tell",
     ),
     ("unknown_name", dict(name="sentinel3", dtype="int16"), "sentinel3.*choose one of"),
     ("integers_as_fractions", dict(name="reflectance", dtype="uint16"), "integers cannot hold"),
@@ -113,8 +116,51 @@ class EncodingTest(parameterized.TestCase):
     with self.assertRaisesRegex(sensors.SensorError, message):
       sensors.resolve_sensor(**kwargs)
 
+  def test_floats_beyond_reflectance_are_refused_only_where_nobody_named_the_sensor(self):
+    auto, named = (sensors.resolve_sensor(name, dtype="float32") for name in ("auto", "reflectance"))
+    with self.assertRaisesRegex(sensors.SensorError, r"values 12\.\.4261: not reflectance"):
+      sensors.check_limits(auto, (12.0, 4261.0))
+    sensors.check_limits(auto, (-0.05, 1.4))
+    sensors.check_limits(auto, None)
+    sensors.check_limits(named, (12.0, 4261.0))
+
+  def test_scale_and_offset_tags_of_all_bands_tell_integers(self):
+    got = sensors.resolve_sensor("auto", dtype="uint16", scales=[2.75e-5] * 2, offsets=[-0.2] * 2)
+    np.testing.assert_allclose(sensors.to_reflectance([18182], got), [0.300005], rtol=1e-6)
+
+  @parameterized.named_parameters(
+    ("l2a_old", {"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "03.01"}, "sentinel2_l2a"),
+    ("l2a_new", {"PROCESSING_LEVEL": "Level-2A", "PROCESSING_BASELINE": "05.09"}, "sentinel2_l2a_baseline04"),
+    ("l1c_new", {"product_type": "S2MSI1C", "processing_baseline": "04.00"}, "sentinel2_l1c_baseline04"),
+    ("l1c_uri", {"PRODUCT_URI": "S2A_MSIL1C_20191017T004711_N0208_R102_T54LWM_20191017T021024.SAFE"}, "sentinel2_l1c"),
+    ("l2a_uri", {"PRODUCT_URI": "S2B_MSIL2A_20220617T143739_N0400_R096_T19KDQ_x.SAFE"}, "sentinel2_l2a_baseline04"),
+    ("landsat", {"LANDSAT_PRODUCT_ID": "LC08_L2SP_233084_20210601_20210608_02_T1"}, "landsat_c2_l2"),
+    ("landsat_c1", {"LANDSAT_PRODUCT_ID": "LC08_L1TP_233084_20170601_20170608_01_T1"}, None),
+    ("landsat_7", {"LANDSAT_PRODUCT_ID": "LE07_L2SP_233084_20010601_20200608_02_T1"}, None),
+    ("hls_l30", {"HLS_PROCESSING_TIME": "2021", "LANDSAT_PRODUCT_ID": "LC08_L1TP_x_02_T1"}, "hls_l30"),
+    (
+      "hls_s30",
+      {"HLS_PROCESSING_TIME": "2021", "PRODUCT_URI": "S2A_MSIL1C_x_N0300_R.SAFE", "PROCESSING_BASELINE": "03.00"},
+      "hls_s30",
+    ),
+    ("level_without_baseline", {"PRODUCT_TYPE": "S2MSI2A"}, None),
+    ("baseline_without_level", {"PROCESSING_BASELINE": "04.00"}, None),
+    ("strange_baseline", {"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "new"}, None),
+    ("nothing", {"AREA_OR_POINT": "Area"}, None),
+  )
+  def test_products_are_known_by_their_metadata(self, tags, expected):
+    self.assertEqual(sensors.identify(tags), expected)
+    if expected:
+      self.assertEqual(sensors.resolve_sensor("auto", dtype="uint16", tags=tags).name, expected)
+
+  def test_whoever_says_how_the_numbers_are_meant_is_believed_against_the_metadata(self):
+    # Harmonised mosaics keep the metadata of what they were made from.
+    tags = {"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "05.09"}
+    self.assertEqual(sensors.resolve_sensor("reflectance_x10000", dtype="uint16", tags=tags).offset, 0.0)
+    self.assertEqual(sensors.resolve_sensor("auto", dtype="float32", tags=tags).scale, 1.0)
+
   def test_agreeing_and_absent_tags_pass(self):
-    got = sensors.resolve_sensor("sentinel2_baseline04", dtype="uint16", scales=[1e-4, 1.0], offsets=[-0.1, 0.0])
+    got = sensors.resolve_sensor("sentinel2_l2a_baseline04", dtype="uint16", scales=[1e-4, 1.0], offsets=[-0.1, 0.0])
     self.assertEqual(got.offset, -0.1)
 
 

@@ -1,71 +1,57 @@
-"""Reading image chips and label masks from GeoTIFF files nobody vouches for.
+"""Image chips, labels and windows of scenes from GeoTIFF files, as reflectance and validity; and writing our own."""
 
-Only the GTiff driver may open a file: a `.tif` can be a VRT that reads any file of the machine. The
-size a header declares is checked before anything is read: 22 kB can declare a terabyte. Whatever
-goes wrong, the caller gets a `GeoTiffError` that names file, band and remedy.
-"""
-
-import contextlib
-import dataclasses
+import functools
 import os
-import threading
-import warnings
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rasterio
-from rasterio import enums, errors
+from rasterio.errors import RasterioError
 
-from minec2f_jax.data import sensors
-from minec2f_jax.errors import UserError
+from minec2f_jax.data import grids, sensors
+from minec2f_jax.data.rasterfile import (
+  DRIVERS,
+  MAX_BYTES,
+  Band,
+  GeoTiffError,
+  Header,
+  RasterFile,
+  make_error,
+  open_raster,
+)
 
-MAX_BYTES = 512 * 2**20  # A chip of 4096 x 4096 pixels and six bands fits; a whole scene does not.
 IGNORE = 255  # Label value of pixels that do not count; so do negative values and nodata.
-
-_OPEN_LOCK = threading.Lock()
-
-
-class GeoTiffError(UserError):
-  """A file that cannot be read for what it should be."""
+_KERNEL_PX = 2  # What a bilinear kernel reads beyond a window, at equal pixel sizes.
 
 
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """What a file says about itself before a pixel is read; `descriptions` are its band names."""
-
-  height: int
-  width: int
-  count: int
-  dtype: str
-  descriptions: tuple[str | None, ...]
-
-
-def read_header(path, *, roles: Sequence[str] | None = None, sensor: str = "auto") -> Header:
+def read_header(path, *, roles: Sequence[str] | None = None, sensor: str = "auto", drivers=DRIVERS) -> Header:
   """`Header` of a GeoTIFF; given roles, also checks that they can be read with that sensor.
 
   Args:
     path: file.
     roles: band roles an image must hold, or None for a file of any content.
     sensor: as in `read_chip`.
+    drivers: as in `read_on_grid`.
 
   Raises:
     GeoTiffError: what `read_chip` would raise, as far as the header shows it.
   """
-  with _opened(path) as src:
+  with open_raster(path, drivers=drivers) as file:
     if roles is not None:
-      _find_bands(src, path, roles, sensor)
-    return Header(src.height, src.width, src.count, src.dtypes[0], tuple(src.descriptions))
+      _interpret(file, roles, sensor)
+    return file.header()
 
 
 def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: int = MAX_BYTES):
-  """Reflectance of the wanted bands and the map of pixels that hold it.
+  """Reflectance of the wanted bands of a whole file, and the map of pixels that hold it.
 
-  A pixel is valid where every wanted band is: not nodata, not masked (mask, alpha), finite.
+  A pixel is valid where every wanted band is: finite, not masked (mask, alpha), neither nodata nor the sensor's fill.
 
   Args:
     path: GeoTIFF whose bands are named.
     roles: band roles in the wanted channel order, e.g. ("red", "green", "blue").
-    sensor: "auto" (floating-point reflectance) or a key of `sensors.SENSORS`.
+    sensor: "auto" (what the file's tags say, else floating-point reflectance) or a key of `sensors.SENSORS`.
     max_bytes: refuse a file that would need more memory than this to decode.
 
   Returns:
@@ -74,16 +60,74 @@ def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: in
   Raises:
     GeoTiffError: not a readable GeoTIFF, too big, bands or encoding that cannot be told.
   """
-  with _opened(path) as src:
-    indices = _find_bands(src, path, roles, sensor)
-    _check_budget(src, path, len(indices), max_bytes)
-    dn = np.stack([_read_band(src, path, i) for i in indices], axis=-1)
-    valid = _valid_map(src, path, dn, indices)
-    resolved = _resolve_sensor(src, path, sensor, dn[valid], indices)
-  with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, then invalid.
-    image = sensors.to_reflectance(np.where(valid[..., None], dn, 0), resolved)
-  valid &= np.isfinite(image).all(axis=-1)
-  return np.where(valid[..., None], image, np.float32(0.0)), valid
+  with open_raster(path) as file:
+    indices, known = _interpret(file, roles, sensor)
+    file.check_budget(file.whole, len(indices), max_bytes)
+    return _stack([_reflectance(file, index, file.whole, known) for index in indices])
+
+
+def read_on_grid(
+  bands: Sequence[Band],
+  grid: grids.Grid,
+  *,
+  sensor: str = "auto",
+  drivers: Sequence[str] = DRIVERS,
+  allow_remote: bool = False,
+  max_bytes: int = MAX_BYTES,
+):
+  """Reflectance of bands, from one file or several, on one grid; reads the windows under it, never whole files.
+
+  Bands that share the grid's pixels are copied bit for bit. Others go through GDAL's warper (bilinear, the kernel as
+  wide as any shrinking), which leaves invalid pixels out.
+
+  Args:
+    bands: in the wanted channel order.
+    grid: of the result.
+    sensor: as in `read_chip`.
+    drivers: GDAL drivers that may open the files, e.g. ("GTiff", "JP2OpenJPEG").
+    allow_remote: whether paths may be /vsicurl/ or /vsis3/ addresses.
+    max_bytes: refuse to hold more than this of a file at once.
+
+  Returns:
+    image [H, W, C] float32 reflectance, 0 where invalid or outside of a file, and valid [H, W] bool.
+
+  Raises:
+    GeoTiffError: not readable, without a place on the ground, too big, or an encoding that cannot be told.
+  """
+  planes = []
+  for band in bands:
+    with open_raster(band.path, drivers=drivers, allow_remote=allow_remote) as file:
+      file.check_band(band.index)
+      known = _sensor_of(file, sensor, [band.index])
+      planes.append(_on_grid(file, band, grid, max_bytes, functools.partial(_reflectance, sensor=known)))
+  return _stack(planes)
+
+
+def read_classes(
+  band: Band,
+  grid: grids.Grid,
+  *,
+  drivers: Sequence[str] = DRIVERS,
+  allow_remote: bool = False,
+  max_bytes: int = MAX_BYTES,
+):
+  """Class codes or bit fields of a quality band on a grid, each pixel's from the nearest one of the file.
+
+  Args: as `read_on_grid`.
+
+  Returns:
+    codes [H, W] int32, 0 where unknown, and known [H, W] bool: inside the file, neither nodata nor masked.
+  """
+
+  def codes_of(file, index, window):
+    values = file.read(index, window)
+    return np.where(file.holds(values, index, window), values, np.float32(np.nan)).astype(np.float32)
+
+  with open_raster(band.path, drivers=drivers, allow_remote=allow_remote) as file:
+    file.check_band(band.index)
+    codes = _on_grid(file, band, grid, max_bytes, codes_of, nearest=True)
+  known = np.isfinite(codes)
+  return np.where(known, codes, 0).astype(np.int32), known
 
 
 def read_mask(path, *, max_bytes: int = MAX_BYTES):
@@ -103,158 +147,157 @@ def read_mask(path, *, max_bytes: int = MAX_BYTES):
   Raises:
     GeoTiffError: not a readable one-band GeoTIFF, or values that are no labels.
   """
-  with _opened(path) as src:
-    if src.count != 1:
-      raise _error(path, f"{src.count} bands", "a label has one band of 0 and 1; give that file")
-    nodata = src.nodatavals[0]
+  with open_raster(path) as file:
+    if file.src.count != 1:
+      raise file.error(f"{file.src.count} bands", "a label has one band of 0 and 1; give that file")
+    nodata = file.src.nodatavals[0]
     if nodata in (0, 1):
-      raise _error(
-        path,
+      raise file.error(
         f"nodata={nodata:g}, a label value, which would erase its class",
         "unset nodata (gdal_edit.py -unsetnodata) or declare 255",
         band=1,
       )
-    _check_budget(src, path, 1, max_bytes)
-    value = _read_band(src, path, 1)
-    counts = _valid_map(src, path, value[..., None], (1,))
-  counts &= (value >= 0) & (value != IGNORE)
-  seen = np.unique(value[counts])
-  strange = seen[(seen != 0) & (seen != 1)]
-  if strange.size:
-    raise _error(
-      path,
-      f"values {_listed(strange)} are no labels",
-      "0 is background, 1 mining, 255 or nodata does not count",
-      band=1,
-    )
-  if nodata != IGNORE and (value == IGNORE).any() and not (seen == 1).any():
-    raise _error(
-      path,
-      "values 0 and 255 without any 1: 255 may be mining or 'does not count'",
-      "write mining as 1, or declare nodata=255",
-      band=1,
-    )
+    file.check_budget(file.whole, 1, max_bytes)
+    value = file.read(1, file.whole)
+    counts = file.holds(value, 1, file.whole) & (value >= 0) & (value != IGNORE)
+    seen = np.unique(value[counts])
+    strange = seen[(seen != 0) & (seen != 1)]
+    if strange.size:
+      raise file.error(
+        f"values {_listed(strange)} are no labels", "0 is background, 1 mining, 255 or nodata does not count", band=1
+      )
+    if nodata != IGNORE and (value == IGNORE).any() and not (seen == 1).any():
+      raise file.error(
+        "values 0 and 255 without any 1: 255 may be mining or 'does not count'",
+        "write mining as 1, or declare nodata=255",
+        band=1,
+      )
   return np.where(counts, value, 0).astype(np.uint8), counts
 
 
-def _error(path, problem, remedy, *, band=None):
-  where = os.fspath(path) if band is None else f"{os.fspath(path)}, band {band}"
-  return GeoTiffError(f"{where}: {problem}; {remedy}")
+def write_geotiff(
+  path,
+  bands: np.ndarray,
+  grid: grids.Grid,
+  *,
+  descriptions: Sequence[str],
+  nodata: float | None = None,
+  tags: Mapping[str, str] | None = None,
+):
+  """Writes [C, H, W] as a deflated GeoTIFF: whole or not at all, and the same bytes for the same arguments.
 
-
-@contextlib.contextmanager
-def _opened(path):
-  """The open dataset; every failure inside leaves as GeoTiffError."""
-  # A plain file, or GDAL would take the name for a URL, a /vsi path or a subdataset.
-  if not os.path.isfile(path):
-    raise _error(path, "no such file", "check the path")
+  Raises:
+    GeoTiffError: the file cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(f"{path.name}.partial")
+  profile = dict(
+    compress="deflate", predictor=3 if bands.dtype.kind == "f" else 2, photometric="MINISBLACK", alpha="NO"
+  )
+  if min(grid.height, grid.width) > 256:
+    profile |= dict(tiled=True, blockxsize=256, blockysize=256)
+  place = dict(height=grid.height, width=grid.width, crs=grid.crs, transform=grid.transform)
   try:
-    with _open_quietly(path) as src:
-      yield src
-  except GeoTiffError:
-    raise
-  except Exception as err:  # Hostile bytes: GDAL, codecs and NumPy each raise types of their own.
-    raise _error(
-      path,
-      f"not readable as GeoTIFF ({type(err).__name__}: {err.__cause__ or err})",
-      "write the file again, or leave it out",
+    with rasterio.open(
+      partial, "w", driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile
+    ) as dst:
+      dst.write(bands)
+      dst.descriptions = tuple(descriptions)
+      dst.update_tags(**(tags or {}))
+    os.replace(partial, path)
+  except (OSError, RasterioError) as err:
+    partial.unlink(missing_ok=True)
+    raise make_error(
+      path, f"cannot be written ({err.__cause__ or err})", "make room, or choose another folder"
     ) from err
 
 
-def _open_quietly(path):
-  # Chips without CRS are usual. The filter list is global, so concurrent opens take turns.
-  with _OPEN_LOCK, warnings.catch_warnings():
-    warnings.simplefilter("ignore", errors.NotGeoreferencedWarning)
-    return rasterio.open(path, driver="GTiff")
-
-
-def _check_budget(src, path, num_bands, max_bytes):
-  # A block is decoded whole, with all bands where they are interleaved by pixel.
-  pixels = max(src.height * src.width, max(h * w for h, w in src.block_shapes))
-  need = pixels * (src.count * np.dtype(src.dtypes[0]).itemsize + num_bands * 4)
-  if need > max_bytes:
-    raise _error(
-      path,
-      f"{src.height} x {src.width} pixels, {src.count} bands of {src.dtypes[0]} "
-      f"need {need / 2**20:.0f} MiB, the limit is {max_bytes / 2**20:.0f} MiB",
-      "cut it into chips",
-    )
-
-
-def _find_bands(src, path, roles, sensor):
+def _interpret(file: RasterFile, roles, sensor: str) -> tuple[tuple[int, ...], sensors.Sensor]:
+  """(indices of the bands that play `roles`, how to decode them), by the header alone."""
   try:
-    known = sensors.get_sensor("reflectance" if sensor == "auto" else sensor)
-    if sensor == "auto" and np.dtype(src.dtypes[0]).kind != "f":
-      _refuse_unnamed_encoding(src, path)
-    return sensors.find_bands(src.descriptions, roles, known)
+    expected = sensors.identify(file.src.tags()) if sensor == "auto" else sensor
+    indices = sensors.find_bands(file.src.descriptions, roles, sensors.get_sensor(expected or "reflectance"))
   except sensors.SensorError as err:
-    raise GeoTiffError(f"{os.fspath(path)}: {err}") from err
+    if sensor == "auto":
+      _sensor_of(file, sensor, file.src.indexes)  # An encoding nobody knows explains names nobody knows.
+    raise GeoTiffError(f"{file.path}: {err}", path=file.path) from err
+  return indices, _sensor_of(file, sensor, indices)
 
 
-def _refuse_unnamed_encoding(src, path):
-  """Raises with the file's value range, which tells a person which encoding it is."""
-  _check_budget(src, path, src.count, MAX_BYTES)
-  values = np.stack([_read_band(src, path, i) for i in src.indexes], axis=-1)
-  valid = _valid_map(src, path, values, src.indexes)
-  sensors.resolve_sensor("auto", dtype=src.dtypes[0], value_range=_value_range(values[valid]))
-
-
-def _resolve_sensor(src, path, sensor, values, indices):
+def _sensor_of(file: RasterFile, sensor: str, indices: Sequence[int]) -> sensors.Sensor:
+  """The sensor to decode bands with."""
+  src = file.src
+  said = dict(
+    dtype=src.dtypes[0],
+    tags=src.tags(),
+    scales=[src.scales[i - 1] for i in indices],
+    offsets=[src.offsets[i - 1] for i in indices],
+  )
   try:
-    return sensors.resolve_sensor(
-      sensor,
-      dtype=src.dtypes[0],
-      value_range=_value_range(values),
-      scales=[src.scales[i - 1] for i in indices],
-      offsets=[src.offsets[i - 1] for i in indices],
-    )
-  except sensors.SensorError as err:
-    raise GeoTiffError(f"{os.fspath(path)}: {err}") from err
-
-
-def _read_band(src, path, index):
-  try:
-    return src.read(index)
-  except errors.RasterioError as err:
-    window = _first_unreadable(src, index)
-    name = f" ({src.descriptions[index - 1]})" if src.descriptions[index - 1] else ""
-    raise _error(
-      path,
-      f"cannot be decoded at {window} ({err.__cause__ or err})",
-      "write the file again, or leave it out",
-      band=f"{index}{name}",
-    ) from err
-
-
-def _first_unreadable(src, index):
-  for _, window in src.block_windows(index):
     try:
-      src.read(index, window=window)
-    except errors.RasterioError:
-      (top, bottom), (left, right) = window.toranges()
-      return f"rows {top}:{bottom}, columns {left}:{right}"
-  return "an unknown window"
+      return sensors.resolve_sensor(sensor, **said)
+    except sensors.SensorError:  # Say it again with the values: they show a person which encoding it is.
+      return sensors.resolve_sensor(sensor, value_range=_whole_range(file, indices), **said)
+  except sensors.SensorError as err:
+    raise GeoTiffError(f"{file.path}: {err}", path=file.path) from err
 
 
-def _valid_map(src, path, values, indices):
-  """[H, W] bool of pixels valid in every band of `values` [H, W, C], the bands `indices`."""
-  valid = np.isfinite(values).all(axis=-1)
-  for channel, index in enumerate(indices):
-    # GDAL honours only the first of mask, nodata and alpha; a file may hold several.
-    valid &= src.read_masks(index) != 0
-    nodata = src.nodatavals[index - 1]
-    if nodata is not None:
-      valid &= values[..., channel] != nodata
-  for index, color in zip(src.indexes, src.colorinterp, strict=True):
-    if color == enums.ColorInterp.alpha:
-      valid &= _read_band(src, path, index) != 0
-  return valid
+def _whole_range(file: RasterFile, indices: Sequence[int]):
+  """(min, max) over bands, None where nothing is valid or it is too much to read for a message."""
+  try:
+    file.check_budget(file.whole, 1, MAX_BYTES // 4)
+  except GeoTiffError:
+    return None
+  bands = ((i, file.read(i, file.whole)) for i in indices)
+  ranges = [_value_range(values[file.holds(values, i, file.whole)]) for i, values in bands]
+  ranges = [r for r in ranges if r is not None]
+  return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
 def _value_range(values):
   if not values.size or values.dtype.kind not in "iuf":
     return None
   return float(values.min()), float(values.max())
+
+
+def _reflectance(file: RasterFile, index: int, window, sensor: sensors.Sensor) -> np.ndarray:
+  """[H, W] float32 of one band, NaN where invalid."""
+  values = file.read(index, window)
+  valid = file.holds(values, index, window, fill=sensor.fill)
+  try:
+    sensors.check_limits(sensor, _value_range(values[valid]))
+  except sensors.SensorError as err:
+    raise file.error(str(err), "or leave the file out", band=index, window=window) from err
+  with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, then invalid.
+    plane = sensors.to_reflectance(np.where(valid, values, 0), sensor)
+  return np.where(valid & np.isfinite(plane), plane, np.float32(np.nan))
+
+
+def _stack(planes):
+  image = np.stack(planes, axis=-1)
+  valid = np.isfinite(image).all(axis=-1)
+  return np.where(valid[..., None], image, np.float32(0.0)), valid
+
+
+def _on_grid(file: RasterFile, band: Band, grid: grids.Grid, max_bytes: int, read, *, nearest: bool = False):
+  """`read(file, index, window)` of the window under `grid`, on `grid`: [H, W] float32, NaN outside of the file."""
+  raster = file.grid
+  if raster is None:
+    raise file.error("no reference system, or rows that are not north up", "georeference or warp it (gdalwarp) first")
+  out = np.full((grid.height, grid.width), np.nan, np.float32)
+  aligned = grids.offset_in(raster, grid) is not None
+  shrinking = max(grid.gsd_m / raster.gsd_m, 1.0)
+  window = grids.window_under(raster, grid, margin_px=0 if aligned else int(np.ceil(_KERNEL_PX * shrinking)))
+  if window is None:
+    return out
+  file.check_budget(window, 1, max_bytes)
+  source = grids.cut(raster, *window)
+  plane = read(file, band.index, window)
+  if not aligned:
+    return grids.resample(plane, source, grid, nearest=nearest)
+  row, column = grids.offset_in(grid, source)
+  out[row : row + source.height, column : column + source.width] = plane
+  return out
 
 
 def _listed(values, limit=8):

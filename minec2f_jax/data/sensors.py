@@ -35,6 +35,8 @@ class Sensor:
     offset: reflectance at digital number 0.
     band_names: role -> names a file may give that band, besides the role itself.
     fallback_names: role -> names accepted only where no name of `band_names` is present.
+    fill: digital number that the product writes where it saw nothing, declared as nodata or not.
+    limits: lowest and highest believable reflectance; None trusts whoever named the sensor.
   """
 
   name: str
@@ -42,6 +44,8 @@ class Sensor:
   offset: float
   band_names: Mapping[str, tuple[str, ...]]
   fallback_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  fill: float | None = None
+  limits: tuple[float, float] | None = None
 
 
 def _numbered(*names):
@@ -59,18 +63,21 @@ SENSORS = {
     # Landsat numbers are not: name those bands by role, or name the sensor).
     Sensor("reflectance", 1.0, 0.0, _SENTINEL2, _NARROW_NIR),
     Sensor("reflectance_x10000", 1e-4, 0.0, _SENTINEL2, _NARROW_NIR),
-    Sensor("sentinel2_l2a", 1e-4, 0.0, _SENTINEL2, _NARROW_NIR),
-    Sensor("sentinel2_l1c", 1e-4, 0.0, _SENTINEL2, _NARROW_NIR),
-    # Processing baseline >= 04.00 (from 2022-01-25) adds 1000 to every digital number, L1C and L2A.
-    Sensor("sentinel2_baseline04", 1e-4, -0.1, _SENTINEL2, _NARROW_NIR),
+    # Products reserve digital number 0 for "no data". Processing baseline >= 04.00 (from 2022-01-25) adds 1000 to
+    # every other one, L1C and L2A.
+    Sensor("sentinel2_l2a", 1e-4, 0.0, _SENTINEL2, _NARROW_NIR, fill=0),
+    Sensor("sentinel2_l1c", 1e-4, 0.0, _SENTINEL2, _NARROW_NIR, fill=0),
+    Sensor("sentinel2_l2a_baseline04", 1e-4, -0.1, _SENTINEL2, _NARROW_NIR, fill=0),
+    Sensor("sentinel2_l1c_baseline04", 1e-4, -0.1, _SENTINEL2, _NARROW_NIR, fill=0),
     # OLI numbers; TM and ETM+ count differently and are not registered.
-    Sensor("landsat_c2_l2", 2.75e-5, -0.2, _numbered("SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")),
+    Sensor("landsat_c2_l2", 2.75e-5, -0.2, _numbered("SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7"), fill=0),
     # B05..B07 are NIR and SWIR in L30 but red edge in S30: plain "hls" takes what both agree on.
-    Sensor("hls", 1e-4, 0.0, _HLS_SHARED),
-    Sensor("hls_l30", 1e-4, 0.0, _numbered("B2", "B3", "B4", "B5", "B6", "B7")),
-    Sensor("hls_s30", 1e-4, 0.0, _numbered("B2", "B3", "B4", "B8A", "B11", "B12")),
+    Sensor("hls", 1e-4, 0.0, _HLS_SHARED, fill=-9999),
+    Sensor("hls_l30", 1e-4, 0.0, _numbered("B2", "B3", "B4", "B5", "B6", "B7"), fill=-9999),
+    Sensor("hls_s30", 1e-4, 0.0, _numbered("B2", "B3", "B4", "B8A", "B11", "B12"), fill=-9999),
   )
 }
+_GENERIC = ("reflectance", "reflectance_x10000")  # Say how numbers are meant, not where they come from.
 CHOICES = ("auto", *SENSORS)  # The values of `config.data.sensor`.
 
 
@@ -141,47 +148,89 @@ def find_bands(descriptions: Sequence[str | None], roles: Sequence[str], sensor:
   return tuple(found[role][0] for role in roles)
 
 
-def resolve_sensor(name, *, dtype, value_range=None, scales=(), offsets=()):
+def identify(tags: Mapping[str, str]) -> str | None:
+  """Key of the sensor that a file's or product's metadata name beyond doubt, else None.
+
+  Understood are the metadata of Sentinel-2 products as GDAL hands them on (PRODUCT_TYPE or PROCESSING_LEVEL or
+  PRODUCT_URI, with PROCESSING_BASELINE), of Landsat Collection 2 (LANDSAT_PRODUCT_ID) and of HLS (which keeps either
+  of its sources beside HLS_PROCESSING_TIME).
+  """
+  said = {key.upper(): str(value).upper() for key, value in tags.items()}
+  everything = " ".join(said.values())
+  landsat = said.get("LANDSAT_PRODUCT_ID", "")
+  if "HLS_PROCESSING_TIME" in said:
+    return "hls_l30" if landsat else "hls_s30" if said.get("PRODUCT_URI") else "hls"
+  if re.match(r"L[CO]0[89]_L2S[PR]_.*_02_", landsat):
+    return "landsat_c2_l2"
+  level = re.search(r"S2MSI(1C|2A)|MSIL(1C|2A)|LEVEL-(1C|2A)", everything)
+  baseline = re.fullmatch(r"\s*(\d\d)[.](\d\d)\s*", said.get("PROCESSING_BASELINE", "")) or re.search(
+    r"MSIL(?:1C|2A)_\w+?_N(\d\d)(\d\d)_", everything
+  )
+  if not level or not baseline:
+    return None
+  kind = f"sentinel2_l{next(filter(None, level.groups())).lower()}"
+  return kind + ("_baseline04" if int(baseline[1]) >= 4 else "")
+
+
+def resolve_sensor(name, *, dtype, tags=None, value_range=None, scales=(), offsets=()) -> Sensor:
   """The `Sensor` to decode a file with, or a refusal where that would be a guess.
 
-  "auto" takes floating-point values within `PLAUSIBLE_REFLECTANCE` as reflectance and nothing else.
+  "auto" takes integers as what the file's own metadata say (see `identify`; or scale and offset tags), floating-point
+  values as reflectance, and nothing else.
 
   Args:
     name: "auto" or a key of `SENSORS`.
     dtype: the file's dtype.
-    value_range: (min, max) of its valid values, or None where none is valid or none was read yet.
+    tags: the file's metadata.
+    value_range: (min, max) of its valid values, for the message; None where none is valid or none was read yet.
     scales: the file's own scale tags, one a wanted band; 1 and 0 mean untagged.
     offsets: likewise.
 
-  Returns:
-    A `Sensor`.
-
   Raises:
-    SensorError: unknown name, integers without a named sensor, implausible floats, or tags that
-      contradict the sensor.
+    SensorError: unknown name, integers whose meaning nobody told, or metadata that contradict the sensor.
   """
-  seen = f"dtype {np.dtype(dtype).name}, values {_span(value_range)}"
   kind = np.dtype(dtype).kind
-  choices = tuple(s.name for s in SENSORS.values() if kind == "f" or s.scale != 1.0)
-  remedy = f"set config.data.sensor to one of {choices}"
+  identified = identify(tags or {})
+  seen = f"dtype {np.dtype(dtype).name}, values {_span(value_range)}"
+  remedy = f"set config.data.sensor to one of {tuple(s.name for s in SENSORS.values() if kind == 'f' or s.scale != 1)}"
   if kind not in "iuf":
     raise SensorError(f"{seen}: only integer and floating-point images hold reflectance")
-  if name == "auto":
-    if kind != "f":
-      raise SensorError(f"{seen}: integers do not tell their scale and offset; {remedy}")
-    low, high = PLAUSIBLE_REFLECTANCE
-    if value_range is not None and not low <= value_range[0] <= value_range[1] <= high:
-      raise SensorError(f"{seen}: not reflectance, which lies in [{low}, {high}]; {remedy}")
-  sensor = SENSORS["reflectance"] if name == "auto" else get_sensor(name)
+  told = set(zip(scales, offsets, strict=True)) - {(1.0, 0.0)}
+  if name != "auto":
+    sensor = get_sensor(name)
+  elif kind == "f":
+    sensor = dataclasses.replace(SENSORS["reflectance"], limits=PLAUSIBLE_REFLECTANCE)
+  elif identified:
+    sensor = SENSORS[identified]
+  elif len(told) == 1 and (1.0, 0.0) not in zip(scales, offsets):
+    (scale, offset), *_ = told
+    sensor = dataclasses.replace(SENSORS["reflectance"], name="tagged", scale=scale, offset=offset)
+  else:
+    raise SensorError(f"{seen}: integers do not tell their scale and offset; {remedy}")
   if sensor.scale == 1.0 and kind != "f":
     raise SensorError(f"{seen}: integers cannot hold sensor {sensor.name!r} (0..1); {remedy}")
-  for tag in set(zip(scales, offsets, strict=True)) - {(1.0, 0.0)}:
+  # A float file may have been decoded already, and keep the metadata of what it came from.
+  if identified and kind != "f" and sensor.name not in (identified, "hls", *_GENERIC):
+    raise SensorError(f"the file's metadata say {identified!r}, config.data.sensor says {name!r}; correct one of them")
+  for tag in told:
     if not np.allclose(tag, (sensor.scale, sensor.offset), rtol=1e-6, atol=1e-9):
       raise SensorError(
         f"the file's tags say scale, offset = {tag}, sensor {sensor.name!r} says "
         f"{(sensor.scale, sensor.offset)}; {remedy}, or correct the tags"
       )
   return sensor
+
+
+def check_limits(sensor: Sensor, value_range):
+  """Raises SensorError if stored values (min, max) lie outside of what the sensor believes; None is fine."""
+  if sensor.limits is None or value_range is None:
+    return
+  low, high = sensor.limits
+  if not low <= value_range[0] <= value_range[1] <= high:
+    raise SensorError(
+      f"values {_span(value_range)}: not reflectance, which lies in [{low}, {high}]; set config.data.sensor to one of "
+      f"{tuple(SENSORS)}"
+    )
 
 
 def _span(value_range):

@@ -191,7 +191,11 @@ def make_stage(
     epochs=settings.epochs,
     steps_per_epoch=steps_per_epoch,
     batches=lambda step: pipeline.train_batches(
-      {settings.stream: train_source}, batch_size=batch_size, seed=config.seed, start_step=step
+      {settings.stream: train_source},
+      batch_size=batch_size,
+      seed=config.seed,
+      start_step=step,
+      num_threads=config.data.read_threads,
     ),
     prepare=_make_prepare(config),
     validate=validate,
@@ -250,6 +254,7 @@ def check_config(config):
     ("data.bands", bands, known_bands, f"give different bands out of {sensors.ROLES}"),
     ("data.image_size", size, size > 0 and size % 32 == 0, "the encoder halves it five times: give a multiple of 32"),
     ("data.batch_size", data.batch_size, data.batch_size > 0, "give at least 1"),
+    ("data.read_threads", data.read_threads, data.read_threads >= 0, "give 0 or more"),
     ("data.mean", dict(data.mean), all(map(math.isfinite, data.mean.values())), "give finite reflectances"),
     ("data.std", dict(data.std), all(0 < x < math.inf for x in data.std.values()), "give reflectances above 0"),
     ("coarse.epochs", config.coarse.epochs, config.coarse.epochs > 0, "give at least 1"),
@@ -331,7 +336,7 @@ def _check_same_run(workdir: pathlib.Path, config):
 
 def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
-  free = {"data": {"cache_gb"}, started[-1]: {"epochs"}}
+  free = {"data": {"cache_gb", "read_threads"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
     free["data"] |= {"fine"}

@@ -26,6 +26,22 @@ class TrainBatchesTest(parameterized.TestCase):
     self.assertEqual(order[7:], _order(self._batches(start_step=7), 5))
     self.assertNotEqual(order, _order(self._batches(seed=4), 12))
 
+  def test_readers_and_restarts_change_no_bit_of_any_batch(self):
+    sources = {"fine": self.source, "coarse": toy.ArraySource(7, size=4, seed=1)}
+
+    def draw(num_threads, start_step, count):
+      batches = pipeline.train_batches(sources, batch_size=3, seed=3, start_step=start_step, num_threads=num_threads)
+      return [
+        {stream: {name: array.tobytes() for name, array in fields.items()} for stream, fields in batch.items()}
+        for batch in itertools.islice(batches, count)
+      ]
+
+    expected = draw(0, 0, 20)
+    for num_threads in (0, 2, 4):
+      self.assertEqual(draw(num_threads, 0, 20), expected)
+      for start in (1, 6, 13):
+        self.assertEqual(draw(num_threads, start, 20 - start), expected[start:])
+
   def test_every_pass_holds_every_sample_once_in_a_new_order(self):
     seen = list(itertools.chain(*_order(self._batches(), 10)))
     passes = [seen[i : i + 5] for i in range(0, 20, 5)]

@@ -22,6 +22,7 @@ from minec2f_jax.data.rasterfile import (
 )
 
 IGNORE = 255  # Label value of pixels that do not count; so do negative values and nodata.
+_CODES = ("uint8", "int8", "uint16", "int16")  # What quality bands are made of.
 _KERNEL_PX = 2  # What a bilinear kernel reads beyond a window, at equal pixel sizes.
 
 
@@ -125,6 +126,8 @@ def read_classes(
 
   with open_raster(band.path, drivers=drivers, allow_remote=allow_remote) as file:
     file.check_band(band.index)
+    if file.src.dtypes[band.index - 1] not in _CODES:
+      raise file.error(f"{file.src.dtypes[band.index - 1]} are no class codes", f"give {_CODES}", band=band.index)
     codes = _on_grid(file, band, grid, max_bytes, codes_of, nearest=True)
   known = np.isfinite(codes)
   return np.where(known, codes, 0).astype(np.int32), known

@@ -58,19 +58,27 @@ def _arrays(sample: Sample) -> Sample:
 
 
 def train_batches(
-  sources: Mapping[str, Source], *, batch_size: int, seed: int, start_step: int = 0
+  sources: Mapping[str, Source], *, batch_size: int, seed: int, start_step: int = 0, num_threads: int = 4
 ) -> Iterator[dict[str, Sample]]:
   """Endless batches of every stream, `{stream: {"image" [B, H, W, C], "label", "valid" [B, H, W]}}`.
 
   Each stream is shuffled anew every pass, and a batch may span two passes: no sample is dropped, and no batch is
-  short. Batch number `start_step` comes first, the same as an uninterrupted run would have drawn.
+  short. Batch number `start_step` comes first, the same as an uninterrupted run would have drawn: the order is a
+  function of the seed and the step alone, and nothing about the readers needs to be stored.
+
+  Args:
+    sources: stream -> its samples.
+    batch_size: samples of each stream in a batch.
+    seed: of the order.
+    start_step: number of the first batch.
+    num_threads: that read ahead; 0 reads when asked. They change no batch. Threads rather than processes: decoding
+      happens in GDAL and zlib, which let go of the interpreter, and samples need not be sent from one to another.
   """
   iterators = {}
   for number, name in enumerate(sorted(sources)):
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
     dataset = grain.MapDataset.source(sources[name]).seed(seed + number).shuffle().repeat()
-    batches = (
-      dataset.map(_arrays).batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=4))
-    )
+    batches = dataset.map(_arrays).batch(batch_size).to_iter_dataset(options)
     iterators[name] = iter(batches)
     iterators[name].set_state({"next_index": start_step})
   while True:

@@ -1,11 +1,10 @@
-"""Tests of the coarse labels and of the statistics that judge them."""
+"""Tests of the coarse labels."""
 
 import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import ndimage
-from skimage import measure
 
-from minec2f_jax.data import coarsen
+from minec2f_jax.data import coarsen, label_geometry
 from tests.rasters import DATA
 
 # Everything that is drawn by chance switched off; what remains can be computed by hand.
@@ -113,50 +112,12 @@ class CoarsenTest(parameterized.TestCase):
     if not path.exists():
       self.skipTest("MINEC2F_DATA has no label_geometry/")
     maus, tang = np.load(path)["masks"][::6].swapaxes(0, 1)
-    ours = coarsen.label_statistics(np.stack([coarsen.coarsen(i, m) for i, m in enumerate(tang)]), tang)
-    theirs, fine = coarsen.label_statistics(maus, tang), coarsen.label_statistics(tang)
+    ours = label_geometry.label_statistics(np.stack([coarsen.coarsen(i, m) for i, m in enumerate(tang)]), tang)
+    theirs, fine = label_geometry.label_statistics(maus, tang), label_geometry.label_statistics(tang)
     self.assertAlmostEqual(ours.coverage.mean(), theirs.coverage.mean(), delta=0.04)
     self.assertAlmostEqual(ours.iou.mean(), theirs.iou.mean(), delta=0.06)
     ratios = [np.nanmean(s.roughness) / np.nanmean(fine.roughness) for s in (ours, theirs)]
     self.assertAlmostEqual(*ratios, delta=0.08)
-
-
-class LabelStatisticsTest(parameterized.TestCase):
-  def test_square_and_half_plane_by_hand(self):
-    masks = np.zeros((2, 40, 40), bool)
-    masks[0, 10:20, 10:20] = True
-    masks[1, :, :20] = True
-    got = coarsen.label_statistics(masks)
-    np.testing.assert_allclose(got.coverage, [100 / 1600, 0.5])
-    # Square of side a: pi/4 4a / (2 sqrt(pi) a). Half-plane: one inner edge of 40 pixels, the image border is none.
-    want = [np.sqrt(np.pi) / 2, np.pi / 4 * 40 / (2 * np.sqrt(np.pi * 800))]
-    np.testing.assert_allclose(got.roughness, want)
-    self.assertIsNone(got.iou)
-
-  def test_disc_has_roughness_one(self):
-    self.assertAlmostEqual(coarsen.label_statistics(disc(300, 120)[None]).roughness[0], 1.0, delta=0.01)
-
-  def test_perimeter_is_croftons_in_two_directions(self):
-    mask = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((80, 80)), 3) > 0.02
-    mask = np.pad(mask, 2)  # scikit-image counts the border, we do not.
-    perimeter = measure.perimeter_crofton(mask, directions=2)
-    got = coarsen.label_statistics(mask[None]).roughness[0]
-    np.testing.assert_allclose(got, perimeter / (2 * np.sqrt(np.pi * mask.sum())), rtol=1e-6)
-
-  def test_no_boundary_no_roughness_and_two_empty_masks_no_iou(self):
-    masks = np.stack([np.zeros((8, 8)), np.ones((8, 8))])
-    got = coarsen.label_statistics(masks, masks)
-    np.testing.assert_array_equal(got.roughness, [np.nan, np.nan])
-    np.testing.assert_array_equal(got.iou, [np.nan, 1.0])
-
-  def test_iou_by_hand(self):
-    coarse, fine = np.zeros((1, 4, 4)), np.zeros((1, 4, 4))
-    coarse[0, :2], fine[0, 1:3, :2] = 255, 1
-    np.testing.assert_allclose(coarsen.label_statistics(coarse, fine).iou, [2 / 10])
-
-  def test_refuses_masks_that_are_no_pairs(self):
-    with self.assertRaisesRegex(ValueError, "must be pairs"):
-      coarsen.label_statistics(np.zeros((2, 4, 4)), np.zeros((1, 4, 4)))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
+from minec2f_jax.data import label_geometry
 from minec2f_jax.evaluation import figures
 
 BANDS = ("red", "green", "blue", "nir", "swir1", "swir2")
@@ -72,6 +73,32 @@ class SaveCurvesTest(parameterized.TestCase):
     for colour in (figures.TEACHER_COLOUR, figures.MINE_COLOUR):
       rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
       self.assertGreater((np.abs(pixels - rgb).max(axis=1) <= 2).sum(), 100)
+
+
+class SaveShiftTest(parameterized.TestCase):
+  def _colours(self, first, second):
+    """Number of pixels in each set's line colour, and the file's bytes."""
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "shift.png"
+    sets = {"coarse": first, "fine": second}
+    figures.save_shift(path, {n: label_geometry.LabelStatistics(v, 2 * v, None) for n, v in sets.items()})
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int)
+    near = []
+    for colour in (figures.TEACHER_COLOUR, figures.MINE_COLOUR):
+      rgb = 0.5 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.5 * 255  # Half transparent on white.
+      near.append((np.abs(pixels - rgb).max(axis=1) <= 2).sum())
+    return near, path.read_bytes()
+
+  def test_both_sets_are_drawn_half_transparent_and_to_the_same_bytes_again(self):
+    first, second = np.random.default_rng(0).random((2, 200)) + [[0.0], [0.5]]
+    near, data = self._colours(first, second)
+    self.assertGreater(min(near), 2000)
+    self.assertEqual(self._colours(first, second)[1], data)
+
+  def test_a_set_without_defined_values_leaves_the_other_one(self):
+    near, _ = self._colours(np.full(5, np.nan), np.linspace(0, 1, 50))
+    self.assertLess(near[0], 1000)  # Its two patches in the legends.
+    self.assertGreater(near[1], 2000)
+    self._colours(np.full(5, np.nan), np.full(5, np.nan))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # Not pyplot: no screen, no global state.
 
+from minec2f_jax.data import label_geometry
+
 MINE_COLOUR = "#e4572e"
 TEACHER_COLOUR = "#2e86ab"
 
@@ -94,4 +96,33 @@ def save_curves(path, histories: dict[str, list[dict]], *, score: str):
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
+  figure.savefig(pathlib.Path(path), dpi=110)
+
+
+def save_shift(path, sets: dict[str, label_geometry.LabelStatistics], *, bins: int = 50):
+  """Draws coverage and roughness histograms of two sets of labels, the paper's Figure 2.
+
+  Args:
+    path: PNG to write.
+    sets: name -> statistics, the coarse set first; undefined values are left out and not counted in the legend.
+    bins: number of bins, shared by both sets.
+  """
+  figure = Figure(figsize=(9, 3.9), layout="constrained")
+  for axis, measure, label in zip(figure.subplots(1, 2), ("coverage", "roughness"), ("mining coverage", "roughness")):
+    samples = {name: getattr(statistics, measure) for name, statistics in sets.items()}
+    edges = label_geometry.shared_edges(*samples.values(), bins=bins)
+    overlap = label_geometry.distribution_overlap(*samples.values(), bins=bins)
+    for (name, values), colour in zip(samples.items(), (TEACHER_COLOUR, MINE_COLOUR)):
+      values = values[np.isfinite(values)]
+      if not values.size:
+        axis.fill_between([], [], color=colour, alpha=0.5, label=f"{name} (n = 0)")
+        continue
+      text = f"{name} (n = {values.size}, median {np.median(values):.2f})"
+      axis.hist(values, edges, density=True, color=colour, alpha=0.5, label=text)
+      axis.axvline(np.median(values), color=colour, linestyle="--", linewidth=1.5)
+    title = "overlap undefined" if np.isnan(overlap) else f"overlap {overlap:.2f}"
+    axis.set(xlabel=label, ylabel="density", title=title)
+    axis.set_axisbelow(True)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))  # Bars may stand anywhere inside.
   figure.savefig(pathlib.Path(path), dpi=110)

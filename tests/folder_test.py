@@ -86,7 +86,7 @@ class ReadTest(FolderTest):
     write_geotiff(self.root / "elsewhere" / "m.tif", np.ones((1, 4, 4), np.uint8))
     self._chip("b")
     self._index(
-      "id,image,mask,sensor,location_group", "a,elsewhere/dn.tif,elsewhere/m.tif,sentinel2_baseline04,1", "b,,,,1"
+      "id,image,mask,sensor,location_group", "a,elsewhere/dn.tif,elsewhere/m.tif,sentinel2_l2a_baseline04,1", "b,,,,1"
     )
     source = self._open()
     np.testing.assert_allclose(source[0]["image"], 0.25, rtol=1e-6)
@@ -121,6 +121,50 @@ class ReadTest(FolderTest):
     np.testing.assert_array_equal(self._open(coarsen=grown)[0]["label"], mask[0] > 0)
     shrunk = self._open(domain="coarse", coarsen=grown, image_size=3)[0]
     np.testing.assert_array_equal(shrunk["label"], expected[1::2, 1::2])  # Grown, then picked.
+
+
+class MetadataTest(FolderTest):
+  def test_what_the_index_tells_of_a_mine_is_kept_and_the_rest_is_blank(self):
+    self._index("id,mine,product,climate_zone,area_km2,note", "a, North Mara ,Sentinel 2,,9.8,x", "b,,,,,")
+    a, b = folder.read_index(self.root, domain="fine")
+    self.assertEqual(tuple(a.metadata), folder.METADATA)
+    self.assertEqual({k: v for k, v in a.metadata.items() if v}, {"mine": "North Mara", "product": "Sentinel 2"})
+    self.assertEqual((a.area_km2, set(b.metadata.values())), (9.8, {""}))
+    self.assertTrue(np.isnan(b.area_km2))
+
+  @parameterized.parameters("12 km2", "-1", "inf", "nan")
+  def test_an_area_that_is_no_number_is_refused(self, area):
+    self._index("id,area_km2", f"a,{area}")
+    with self.assertRaisesRegex(folder.FolderError, f"line 2: area_km2='{area}' must be a number"):
+      folder.read_index(self.root, domain="fine")
+
+  def test_a_row_is_read_at_its_own_size(self):
+    image, mask = self._chip("a", height=5, width=7)
+    self._index("id", "a")
+    (row,) = folder.read_index(self.root, domain="fine")
+    got, label, valid = folder.read_row(row, ("green",))
+    np.testing.assert_array_equal(got[..., 0], image[1])
+    np.testing.assert_array_equal(label, mask)
+    self.assertTrue(valid.all())
+    self.assertEqual(folder.why_broken(row, RGB), "")
+    write_geotiff(row.mask, np.zeros((1, 5, 5), np.uint8))
+    self.assertEqual(folder.why_broken(row, RGB), "image has 5 x 7 pixels, its mask 5 x 5")
+    with self.assertRaisesRegex(folder.FolderError, "chip 'a': image has 5 x 7"):
+      folder.read_row(row, RGB)
+
+  def test_the_rest_can_be_dealt_around_what_is_named(self):
+    self._index("id,split,location_group", "a,train,x", "b,validation,y", *[f"c{i},,z{i}" for i in range(8)], "d,,x")
+    rows = folder.read_index(self.root, domain="fine")
+    got = folder.split_groups(self.root, rows, "fine", deal_rest=True)
+    self.assertEqual((got["x"], got["y"]), ("train", "validation"))
+    self.assertEqual(sorted(got[f"z{i}"] for i in range(8)).count("test"), 2)
+    self.assertEqual(folder.split_groups(self.root, rows[:3], "fine", deal_rest=True)["z0"], "test")
+
+  def test_the_message_on_broken_chips_is_as_long_as_wanted(self):
+    broken = {f"c{i}": "ugly" for i in range(4)}
+    self.assertEqual(folder.describe_broken("p", broken, 9).count("ugly"), 4)
+    self.assertRegex(folder.describe_broken("p", broken, 9, limit=3), r"(?s)4 of 9.*c2: ugly\n  \.\.\. and 1 more$")
+    self.assertEqual(folder.describe_broken("p", broken, 4).count("ugly"), 1)
 
 
 class BrokenFolderTest(FolderTest):

@@ -94,5 +94,41 @@ class ResizeChipTest(parameterized.TestCase):
       resize.resize_chip(image, label, valid, 0)
 
 
+class CutPatchesTest(parameterized.TestCase):
+  @hypothesis.settings(deadline=None, max_examples=60)
+  @hypothesis.given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 9), st.integers(0, 99))
+  def test_patches_laid_side_by_side_are_the_chip_cut_or_filled_up(self, height, width, size, seed):
+    image, label, valid = _chip(height, width, seed=seed, invalid=0.2)
+    image[~valid], label[~valid] = np.nan, 255
+    patches = dict(resize.cut_patches(image, label, valid, size))
+    rows, columns = resize.patch_counts(height, width, size)
+    self.assertEqual(list(patches), [(i, j) for i in range(rows) for j in range(columns)])
+    whole = [
+      np.concatenate([np.concatenate([patches[i, j][k] for j in range(columns)], axis=1) for i in range(rows)])
+      for k in range(3)
+    ]
+    expected = [np.where(valid[..., None], image, 0), np.where(valid, label, 0), valid]
+    for got, want in zip(whole, expected, strict=True):
+      self.assertEqual((got.shape[:2], got.dtype), ((rows * size, columns * size), want.dtype))
+      inside = got[:height, :width]
+      np.testing.assert_array_equal(inside, want[: rows * size, : columns * size])
+      self.assertEqual(np.count_nonzero(got), np.count_nonzero(inside))  # What was filled up is 0 and invalid.
+
+  @parameterized.parameters(
+    (256, 256, 128, (2, 2)), (300, 255, 128, (2, 1)), (100, 300, 128, (1, 2)), (7, 9, 128, (1, 1))
+  )
+  def test_patch_counts(self, height, width, size, counts):
+    self.assertEqual(resize.patch_counts(height, width, size), counts)
+
+  def test_wrong_shapes_types_and_sizes_are_refused(self):
+    image, label, valid = _chip(6, 6)
+    with self.assertRaises(AssertionError):
+      next(resize.cut_patches(image, label[:5], valid, 4))
+    with self.assertRaises(AssertionError):
+      next(resize.cut_patches(image, label.astype(int), valid, 4))
+    with self.assertRaisesRegex(ValueError, "size=0"):
+      next(resize.cut_patches(image, label, valid, 0))
+
+
 if __name__ == "__main__":
   absltest.main()

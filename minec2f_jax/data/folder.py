@@ -7,6 +7,10 @@ index.csv has one row a chip. Column `id` is needed, these are optional, others 
   split           train | validation | test, or blank.
   location_group  chips of one place; default: every chip is a place of its own.
   sensor          a key of `sensors.SENSORS`, for folders that mix products; blank: the argument.
+  area_km2        of the mine, a number; blank: unknown.
+  mine, mine_id, country, commodity, climate_zone, region, product
+                  what is known of the mine, as text; blank: unknown. `product` is the sensor family,
+                  e.g. "Sentinel 2"; `sensor` is the encoding of the numbers.
 
 Splits. Within a domain a group lies in one split. Where a domain's rows name both validation and
 test, they are taken as they are (blank: train). Where one of the two is not named, it is dealt from
@@ -16,9 +20,10 @@ other domain holds out is held out here too, so a teacher never sees the student
 
 import csv
 import dataclasses
+import math
 import operator
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +31,7 @@ from minec2f_jax.data import geotiff, resize, sensors, splits
 from minec2f_jax.errors import UserError
 
 DOMAINS = ("coarse", "fine")
+METADATA = ("mine", "mine_id", "country", "commodity", "climate_zone", "region", "product")
 
 
 class FolderError(UserError):
@@ -34,7 +40,7 @@ class FolderError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row of the index; `split` is "" where it names none."""
+  """One row of the index; `split` is "" where it names none, `metadata` has all keys of METADATA, "" = unknown."""
 
   id: str
   image: pathlib.Path
@@ -43,6 +49,8 @@ class Row:
   split: str
   group: str
   sensor: str
+  metadata: Mapping[str, str]
+  area_km2: float  # NaN = unknown.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +80,31 @@ class FolderSource:
 
   def __getitem__(self, index):
     row = self.rows[operator.index(index)]
-    image, seen = geotiff.read_chip(row.image, roles=self.roles, sensor=row.sensor)
-    label, drawn = geotiff.read_mask(row.mask)
-    if label.shape != seen.shape:  # Checked on opening, but files can change under a long run.
-      raise FolderError(f"chip {row.id!r}: {_shapes(seen.shape, label.shape)}")
-    if self.coarsen is not None:
-      label = np.asarray(self.coarsen(label, row.id)).astype(np.uint8)
-    valid = seen & drawn
-    image = np.where(valid[..., None], image, np.float32(0.0))
-    label = np.where(valid, label, np.uint8(0))
+    image, label, valid = read_row(row, self.roles, coarsen=self.coarsen)
     if self.image_size is not None:
       image, label, valid = resize.resize_chip(image, label, valid, self.image_size)
     return {"image": image, "label": label, "valid": valid}
+
+
+def read_row(row: Row, roles: Sequence[str], *, coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None):
+  """One chip at its own size: image [H, W, C] float32, label [H, W] uint8, valid [H, W] bool, as `FolderSource` says.
+
+  Args:
+    row: of `read_index`.
+    roles: wanted band roles in channel order.
+    coarsen: (label [H, W] uint8, id) -> label, or None.
+
+  Raises:
+    UserError: a file that cannot be read, or a mask of another size than its image.
+  """
+  image, seen = geotiff.read_chip(row.image, roles=roles, sensor=row.sensor)
+  label, drawn = geotiff.read_mask(row.mask)
+  if label.shape != seen.shape:  # Checked on opening, but files can change under a long run.
+    raise FolderError(f"chip {row.id!r}: {_shapes(seen.shape, label.shape)}")
+  if coarsen is not None:
+    label = np.asarray(coarsen(label, row.id)).astype(np.uint8)
+  valid = seen & drawn
+  return np.where(valid[..., None], image, np.float32(0.0)), np.where(valid, label, np.uint8(0)), valid
 
 
 def open_folder(
@@ -124,7 +145,7 @@ def open_folder(
   unknown = sorted(skip - {row.id for row in rows})
   if unknown:
     raise FolderError(f"{path}: config.data.{domain}.skip names ids that index.csv does not: {unknown}")
-  split_of = _splits_by_group(path, rows, domain)
+  split_of = split_groups(path, rows, domain)
   kept = [row for row in rows if row.domain == domain and row.id not in skip]
   _check_pairs(path, kept, roles, domain)
   chosen = tuple(row for row in kept if split_of[row.group] == split)
@@ -188,11 +209,33 @@ def _parse(root, where, cells, domain, sensor):
     cells.get("split", ""),
     cells.get("location_group") or cells["id"],
     cells.get("sensor") or sensor,
+    {name: cells.get(name, "") for name in METADATA},
+    _parse_area(where, cells.get("area_km2", "")),
   )
 
 
-def _splits_by_group(path, rows, domain):
-  """Group -> split for the groups of a domain."""
+def _parse_area(where, text):
+  try:
+    area = float(text or "nan")
+  except ValueError:
+    area = -1.0
+  if text and not 0 <= area < math.inf:
+    raise FolderError(f"{where}: area_km2={text!r} must be a number of square kilometres, or blank")
+  return area
+
+
+def split_groups(path, rows: Sequence[Row], domain: str, *, deal_rest: bool = False) -> dict[str, str]:
+  """Group -> split for the groups of a domain, see the top of this file.
+
+  Args:
+    path: the folder, for messages.
+    rows: of all domains.
+    domain: "coarse" or "fine".
+    deal_rest: deal groups that name no split to all three, around those that do, whatever these name.
+
+  Raises:
+    FolderError: a group in two splits.
+  """
   named, held_out_elsewhere, sizes = {}, {}, {}
   for row in rows:
     if row.domain != domain:
@@ -205,33 +248,41 @@ def _splits_by_group(path, rows, domain):
         f"{path}: {domain} location group {row.group!r} lies in both "
         f"{named[row.group]} and {row.split}; put all its chips into one split"
       )
-  missing = [s for s in ("validation", "test") if s not in named.values()]
-  if missing:  # Rows that say train are what is dealt from.
+  missing = [s for s in ("validation", "test") if deal_rest or s not in named.values()]
+  if missing and not deal_rest:  # Rows that say train are what is dealt from.
     named = {group: split for group, split in named.items() if split != "train"}
   return splits.deal_groups(sizes, {**held_out_elsewhere, **named}, missing=missing)
 
 
-def _check_pairs(path, rows, roles, domain):
-  """Raises one error that lists every chip whose files or bands are not in order."""
-  broken = {}
-  for row in rows:
-    try:
-      image = geotiff.read_header(row.image, roles=roles, sensor=row.sensor)
-      mask = geotiff.read_header(row.mask)
-    except geotiff.GeoTiffError as err:
-      broken[row.id] = str(err)
-      continue
-    shapes = (image.height, image.width), (mask.height, mask.width)
-    if shapes[0] != shapes[1]:
-      broken[row.id] = _shapes(*shapes)
-  if not broken:
-    return
-  everywhere = len(broken) == len(rows)  # Then it is the configuration, and one chip tells it.
-  shown = list(broken.items())[: 1 if everywhere else 5]
+def why_broken(row: Row, roles: Sequence[str]) -> str:
+  """Why a chip cannot be used, as far as the headers of its files show it; "" if nothing is wrong."""
+  try:
+    image = geotiff.read_header(row.image, roles=roles, sensor=row.sensor)
+    mask = geotiff.read_header(row.mask)
+  except geotiff.GeoTiffError as err:
+    return str(err)
+  shapes = (image.height, image.width), (mask.height, mask.width)
+  return _shapes(*shapes) if shapes[0] != shapes[1] else ""
+
+
+def describe_broken(path, broken: Mapping[str, str], total: int, *, limit: int | None = None) -> str:
+  """The message about broken chips, id -> why; of at most `limit`, and of one where all `total` are broken."""
+  # All of them: then it is the configuration, and one chip tells it.
+  shown = list(broken.items())[: 1 if len(broken) == total else limit]
   listed = "".join(f"\n  {name}: {why}" for name, why in shown)
   rest = f"\n  ... and {len(broken) - len(shown)} more" if len(broken) > len(shown) else ""
-  remedy = "" if everywhere else f'\nCorrect them, or leave them out with --config.data.{domain}.skip="{tuple(broken)}"'
-  raise FolderError(f"{path}: {len(broken)} of {len(rows)} chips cannot be used:{listed}{rest}{remedy}")
+  return f"{path}: {len(broken)} of {total} chips cannot be used:{listed}{rest}"
+
+
+def _check_pairs(path, rows, roles, domain):
+  """Raises one error that lists every chip whose files or bands are not in order."""
+  broken = {row.id: why for row in rows if (why := why_broken(row, roles))}
+  if not broken:
+    return
+  message = describe_broken(path, broken, len(rows), limit=5)
+  if len(broken) < len(rows):
+    message += f'\nCorrect them, or leave them out with --config.data.{domain}.skip="{tuple(broken)}"'
+  raise FolderError(message)
 
 
 def _shapes(image, mask):

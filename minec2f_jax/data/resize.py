@@ -1,4 +1,6 @@
-"""Geometry of single chips: bringing image, label and validity to one size."""
+"""Geometry of single chips: bringing image, label and validity to one size, whole or in patches."""
+
+from collections.abc import Iterator
 
 import chex
 import numpy as np
@@ -48,6 +50,42 @@ def resize_chip(image, label, valid, size: int):
     np.where(new_valid, new_label, np.uint8(0)),
     new_valid,
   )
+
+
+def cut_patches(image, label, valid, size: int) -> Iterator[tuple[tuple[int, int], tuple]]:
+  """Patches of size x size pixels that do not overlap, each under its (row, column) among the patches.
+
+  As patchify with a step of `size` (paper, supplement Sec. 7.2): what is left over at the right and the bottom is
+  dropped. Where the chip itself is shorter than a patch, patchify fails; here the chip is filled up, at the right or
+  the bottom, with invalid pixels.
+
+  Args:
+    image: [H, W, C] float32; anything, NaN too, where invalid.
+    label: [H, W] uint8 in {0, 1}; anything where invalid.
+    valid: [H, W] bool.
+    size: height and width of a patch in pixels, > 0.
+
+  Yields:
+    (row, column), (image [size, size, C], label [size, size], valid [size, size]), types as given; image and label
+    are 0 where invalid.
+  """
+  chex.assert_rank([image, label, valid], [3, 2, 2])
+  chex.assert_shape([label, valid], image.shape[:2])
+  chex.assert_type([image, label, valid], [np.float32, np.uint8, bool])
+  image = np.where(valid[..., None], image, np.float32(0.0))
+  label = np.where(valid, label, np.uint8(0))
+  lacking = [(0, max(size - n, 0)) for n in valid.shape]
+  image, label, valid = np.pad(image, [*lacking, (0, 0)]), np.pad(label, lacking), np.pad(valid, lacking)
+  for row, column in np.ndindex(*patch_counts(*valid.shape, size)):
+    window = np.s_[row * size : (row + 1) * size, column * size : (column + 1) * size]
+    yield (row, column), (image[window], label[window], valid[window])
+
+
+def patch_counts(height: int, width: int, size: int) -> tuple[int, int]:
+  """How many rows and columns of patches `cut_patches` makes of a chip, each at least 1."""
+  if size < 1:
+    raise ValueError(f"size={size} must be at least 1 pixel")
+  return max(height // size, 1), max(width // size, 1)
 
 
 def _resize(plane, size):

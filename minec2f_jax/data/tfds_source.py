@@ -9,6 +9,8 @@ from minec2f_jax.data import resize
 from minec2f_jax.data.pipeline import Sample
 from minec2f_jax.errors import UserError
 
+_ARRAYS = ("image", "label", "valid")
+
 
 def is_prepared(path) -> bool:
   """Whether `path` is the version folder of a prepared TFDS dataset."""
@@ -16,7 +18,10 @@ def is_prepared(path) -> bool:
 
 
 class TfdsSource:
-  """One split of a prepared dataset whose features are those of `datasets/mining_demo`.
+  """One split of a prepared dataset, as `datasets/mining_fine`, `mining_coarse` and `mining_demo` make them.
+
+  Features "id", "image" [H, W, bands], "label" and "valid" [H, W] are needed; "bands" and "reflectance_scale" stand in
+  the dataset's metadata.
 
   Args:
     path: version folder, e.g. data/mining_demo/fine/1.0.0.
@@ -42,7 +47,10 @@ class TfdsSource:
     self._bands = [stored.index(role) for role in roles]
     self._image_size = image_size
     self._records = builder.as_data_source(split)
-    self.ids = tuple(self._records[i]["id"].decode() for i in range(len(self._records)))
+    self._told = {name: feature for name, feature in builder.info.features.items() if name not in _ARRAYS}
+    # Without the arrays, which take long to unpack.
+    self._brief = builder.as_data_source(split, decoders=dict.fromkeys(_ARRAYS, tfds.decode.SkipDecoding()))
+    self.ids = tuple(self._brief[i]["id"].decode() for i in range(len(self._brief)))
 
   def __len__(self) -> int:
     return len(self._records)
@@ -54,3 +62,14 @@ class TfdsSource:
     image = np.where(valid[..., None], image, np.float32(0))
     image, label, valid = resize.resize_chip(image, record["label"], valid, self._image_size)
     return {"image": image, "label": label, "valid": valid}
+
+  def metadata(self, index: int) -> dict:
+    """What the record tells besides its arrays: text as str, class labels by name, numbers as Python's own."""
+    record = self._brief[int(index)]
+    return {name: _plain(record[name], feature) for name, feature in self._told.items()}
+
+
+def _plain(value, feature):
+  if isinstance(value, bytes):
+    return value.decode()
+  return feature.names[int(value)] if hasattr(feature, "names") else np.asarray(value).item()

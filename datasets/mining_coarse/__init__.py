@@ -1,0 +1,1 @@
+"""The coarse set: rough mine polygons; see README.md."""

@@ -1,0 +1,1 @@
+"""The fine set: precise mine outlines; see README.md."""

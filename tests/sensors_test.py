@@ -145,6 +145,7 @@ class EncodingTest(parameterized.TestCase):
     ),
     ("level_without_baseline", {"PRODUCT_TYPE": "S2MSI2A"}, None),
     ("baseline_without_level", {"PROCESSING_BASELINE": "04.00"}, None),
+    ("home_made", {"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "99.99"}, None),
     ("strange_baseline", {"PRODUCT_TYPE": "S2MSI2A", "PROCESSING_BASELINE": "new"}, None),
     ("nothing", {"AREA_OR_POINT": "Area"}, None),
   )
@@ -152,6 +153,14 @@ class EncodingTest(parameterized.TestCase):
     self.assertEqual(sensors.identify(tags), expected)
     if expected:
       self.assertEqual(sensors.resolve_sensor("auto", dtype="uint16", tags=tags).name, expected)
+
+  @parameterized.parameters(("hls_l30", "hls"), ("hls", "hls_s30"))
+  def test_hls_is_either_half_of_it(self, named, identified):
+    tags = {"HLS_PROCESSING_TIME": "2021"} | ({"PRODUCT_URI": "S2A_MSIL1C"} if identified == "hls_s30" else {})
+    self.assertEqual(sensors.identify(tags), identified)
+    self.assertEqual(sensors.resolve_sensor(named, dtype="int16", tags=tags).name, named)
+    with self.assertRaisesRegex(sensors.SensorError, "metadata say"):
+      sensors.resolve_sensor("landsat_c2_l2", dtype="int16", tags=tags)
 
   def test_whoever_says_how_the_numbers_are_meant_is_believed_against_the_metadata(self):
     # Harmonised mosaics keep the metadata of what they were made from.

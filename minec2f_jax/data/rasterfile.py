@@ -63,6 +63,7 @@ class Header:
     count: bands.
     dtype: of the first band.
     descriptions: band names in file order, None where a band has none.
+    encodings: (scale, offset) tags of each band; (1, 0) means untagged.
     grid: where its pixels lie; None without a reference system, or where rows are not north up.
     tags: of the file.
   """
@@ -72,6 +73,7 @@ class Header:
   count: int
   dtype: str
   descriptions: tuple[str | None, ...]
+  encodings: tuple[tuple[float, float], ...]
   grid: grids.Grid | None
   tags: Mapping[str, str]
 
@@ -105,7 +107,16 @@ class RasterFile:
 
   def header(self) -> Header:
     src = self.src
-    return Header(src.height, src.width, src.count, src.dtypes[0], tuple(src.descriptions), self.grid, src.tags())
+    return Header(
+      height=src.height,
+      width=src.width,
+      count=src.count,
+      dtype=src.dtypes[0],
+      descriptions=tuple(src.descriptions),
+      encodings=tuple(zip(src.scales, src.offsets, strict=True)),
+      grid=self.grid,
+      tags=src.tags(),
+    )
 
   def error(self, problem: str, remedy: str, *, band: int | None = None, window: Window | None = None) -> GeoTiffError:
     name = self.src.descriptions[band - 1] if band is not None and band <= self.src.count else None

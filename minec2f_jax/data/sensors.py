@@ -166,7 +166,7 @@ def identify(tags: Mapping[str, str]) -> str | None:
   baseline = re.fullmatch(r"\s*(\d\d)[.](\d\d)\s*", said.get("PROCESSING_BASELINE", "")) or re.search(
     r"MSIL(?:1C|2A)_\w+?_N(\d\d)(\d\d)_", everything
   )
-  if not level or not baseline:
+  if not level or not baseline or baseline[1] == "99":  # Sen2Cor at home writes 99.99, with the offset or without.
     return None
   kind = f"sentinel2_l{next(filter(None, level.groups())).lower()}"
   return kind + ("_baseline04" if int(baseline[1]) >= 4 else "")
@@ -210,7 +210,7 @@ def resolve_sensor(name, *, dtype, tags=None, value_range=None, scales=(), offse
   if sensor.scale == 1.0 and kind != "f":
     raise SensorError(f"{seen}: integers cannot hold sensor {sensor.name!r} (0..1); {remedy}")
   # A float file may have been decoded already, and keep the metadata of what it came from.
-  if identified and kind != "f" and sensor.name not in (identified, "hls", *_GENERIC):
+  if identified and kind != "f" and not _compatible(sensor.name, identified):
     raise SensorError(f"the file's metadata say {identified!r}, config.data.sensor says {name!r}; correct one of them")
   for tag in told:
     if not np.allclose(tag, (sensor.scale, sensor.offset), rtol=1e-6, atol=1e-9):
@@ -219,6 +219,11 @@ def resolve_sensor(name, *, dtype, tags=None, value_range=None, scales=(), offse
         f"{(sensor.scale, sensor.offset)}; {remedy}, or correct the tags"
       )
   return sensor
+
+
+def _compatible(named: str, identified: str) -> bool:
+  """Whether a sensor somebody names may be the one that the metadata name, which say "hls" of either of its halves."""
+  return named in (identified, *_GENERIC) or "hls" in (named, identified) and named[:3] == identified[:3]
 
 
 def check_limits(sensor: Sensor, value_range):

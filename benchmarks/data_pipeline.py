@@ -1,4 +1,4 @@
-"""Images per second: preparing a TFDS set and feeding training, beside PyTorch's DataLoader on rasterio.
+"""Images per second: cutting chips, preparing a set and feeding training, beside PyTorch's DataLoader on rasterio.
 
 Command:  python -m benchmarks.data_pipeline [--images=128] [--size=256] [--rounds=3]
 
@@ -8,6 +8,7 @@ batches of 8. They take turns, round by round; the median round counts. The Data
 """
 
 import itertools
+import os
 import pathlib
 import statistics
 import tempfile
@@ -112,16 +113,41 @@ def feeders(root: pathlib.Path, size: int, prepared: pathlib.Path):
 
 def prepare(root: pathlib.Path, data_dir: pathlib.Path, size: int) -> tuple[pathlib.Path, float]:
   """(version folder, seconds) of `python -m datasets.prepare` on the folder."""
-  from datasets import prepare as prepare_lib
+  from datasets import preparation
 
   began = time.perf_counter()
-  path = prepare_lib.prepare(
-    f"mining_fine/rgb_nir_swir-{size}px" if size != 256 else "mining_fine/rgb_nir_swir",
-    manual_dir=root,
-    data_dir=data_dir,
-    sensor="reflectance_x10000",
-  )
-  return pathlib.Path(path), time.perf_counter() - began
+  suffix = "" if size == 256 else f"-{size}px"
+  target = preparation.find(f"mining_fine/rgb_nir_swir{suffix}", data_dir)
+  preparation.prepare(target, root, sensor="reflectance_x10000")
+  return target.path, time.perf_counter() - began
+
+
+def cut_chips(scratch: pathlib.Path, count: int) -> tuple[int, float]:
+  """(chips, seconds) of cutting chips of some 200 pixels from one scene of 3,000 x 3,000 pixels in six bands."""
+  import affine
+  import shapely
+
+  from datasets import chips as chips_command
+  from minec2f_jax.data import chip_plan, chips, geotiff, grids, polygons, scenes, sensors
+
+  grid = grids.Grid("EPSG:32719", affine.Affine(10, 0, 5e5, 0, -10, 7.6e6), 3000, 3000)
+  rng = np.random.default_rng(0)
+  bands = rng.integers(300, 4000, (6, 3000, 3000)).astype(np.uint16)  # Noise: the worst case of decoding.
+  (scratch / "scenes").mkdir()
+  geotiff.write_geotiff(scratch / "scenes" / "scene.tif", bands, grid, descriptions=sensors.ROLES)
+  west, south, east, north = grid.lonlat_bounds()
+  outlines = []
+  for number in range(count):
+    place = shapely.Point(rng.uniform(west + 0.02, east - 0.02), rng.uniform(south + 0.02, north - 0.02))
+    outlines.append(polygons.Polygon(f"p{number:03d}", place.buffer(0.006), 1.4, {}))
+  found = scenes.scan_folder(scratch / "scenes", roles=sensors.ROLES, sensor="sentinel2_l2a").scenes
+  settings = chips.ChipSettings()
+  plan = chip_plan.make_plan(outlines, outlines, found, settings, domain="coarse", block_km=1.0, buffer_km=0.0, seed=0)
+  for name in ("images", "masks"):
+    (scratch / "chips" / name).mkdir(parents=True)
+  began = time.perf_counter()
+  made = [o for o in chips_command.run_threads(plan.jobs, settings, scratch / "chips", os.cpu_count()) if o.hashes]
+  return len(made), time.perf_counter() - began
 
 
 def main(argv):
@@ -129,6 +155,7 @@ def main(argv):
   count, size = _IMAGES.value, _SIZE.value
   with tempfile.TemporaryDirectory() as scratch:
     root = write_folder(pathlib.Path(scratch) / "folder", count, size)
+    made, chips_s = cut_chips(pathlib.Path(scratch), count)
     prepared, prepare_s = prepare(root, pathlib.Path(scratch) / "data", size)
     runs, passed = feeders(root, size, prepared)
     images = passed // BATCH * BATCH
@@ -143,11 +170,13 @@ def main(argv):
     "images": count,
     "size": size,
     "rounds": _ROUNDS.value,
+    "chips_per_s": made / chips_s,
     "prepare_images_per_s": count / prepare_s,
     "images_per_s": rates,
     "seconds": seconds,
   }
   path = record.write("data_pipeline", figures)
+  print(f"chips: {made / chips_s:.1f} chips/s")
   print(f"prepare: {count / prepare_s:.1f} images/s")
   for name, rate in rates.items():
     print(f"{name:36s} {rate:8.1f} images/s")

@@ -157,8 +157,10 @@ class RasterFile:
   def holds(self, values: np.ndarray, index: int, window: Window, *, fill: float | None = None) -> np.ndarray:
     """[H, W] bool: where `values` of a band are not nodata, `fill`, masked, transparent, NaN or infinite."""
     valid = np.isfinite(values)
+    flags = self.src.mask_flag_enums[index - 1]
     # GDAL honours only the first of mask, nodata and alpha; a file may hold several.
-    valid &= self.src.read_masks(index, window=windows.Window.from_slices(*window)) != 0
+    if not flags or set(flags) - {enums.MaskFlags.all_valid, enums.MaskFlags.nodata}:
+      valid &= self.src.read_masks(index, window=windows.Window.from_slices(*window)) != 0
     for nothing in (self.src.nodatavals[index - 1], fill):
       if nothing is not None:
         valid &= values != nothing

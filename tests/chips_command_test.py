@@ -1,0 +1,478 @@
+"""Tests of python -m datasets.chips: from files to a data set, end to end."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from unittest import mock
+
+import numpy as np
+import pyproj
+import rasterio
+import shapely
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from datasets import chips as command
+from minec2f_jax.data import chips, folder, polygons
+from minec2f_jax.errors import UserError
+from tests import scenery
+from tests.rasters import DATA
+from tests.scenery import SIX
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GRID = scenery.utm_grid(600, 600)
+NAMES = ("B02", "B03", "B04", "B08", "B11", "B12")
+
+
+def files_of(output):
+  """Path -> (SHA-256, modification time) of all files of a set."""
+  return {
+    path.relative_to(output).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+    for path in sorted(output.rglob("*"))
+    if path.is_file()
+  }
+
+
+def hashes_of(output):
+  return {path: digest for path, (digest, _) in files_of(output).items()}
+
+
+class CommandTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    directory = tempfile.TemporaryDirectory()
+    self.addCleanup(directory.cleanup)
+    self.root = pathlib.Path(directory.name)
+    self.imagery, self.output = self.root / "imagery", self.root / "chips"
+
+  def _polygons(self, *geometries, name="mines.geojson", **columns):
+    rows = [
+      {
+        "type": "Feature",
+        "properties": {key: values[i] for key, values in columns.items()},
+        "geometry": json.loads(shapely.to_geojson(geometry)),
+      }
+      for i, geometry in enumerate(geometries)
+    ]
+    (self.root / name).write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
+    return list(geometries)
+
+  def _arguments(self, **kwargs):
+    given = dict(polygons=self.root / "mines.geojson", imagery=self.imagery, output=self.output, min_margin_m=60)
+    dealing = dict(block_km=1.5, buffer_km=0.1, workers=2)
+    return [f"--{name}={value}" for name, value in {**given, **dealing, **kwargs}.items()]
+
+  def _run(self, **kwargs):
+    """Runs the command in this process; returns what it says."""
+    options = flags.FlagValues()
+    command.define_flags(options)
+    options(["datasets.chips", *self._arguments(**kwargs)])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+      command.make_set(options)
+    return said.getvalue()
+
+  def _rows(self, name="index.csv", output=None):
+    with open((output or self.output) / name, newline="", encoding="utf-8") as file:
+      return list(csv.DictReader(file))
+
+  def _image(self, name):
+    return self.output / "images" / f"{name}.tif"
+
+  def _check_masks(self, geometries):
+    for row in self._rows():
+      with rasterio.open(self.output / "masks" / f"{row['id']}.tif") as mask:
+        np.testing.assert_array_equal(
+          mask.read(1), scenery.expected_mask(self._image(row["id"]), geometries), err_msg=row["id"]
+        )
+
+
+class SceneTest(CommandTest):
+  """17 mines in one Sentinel-2 scene of 6 x 6 km."""
+
+  def setUp(self):
+    super().setUp()
+    self.dn = np.random.default_rng(0).integers(1, 9000, (6, 600, 600)).astype(np.uint16)
+    scenery.write(self.imagery / "S2A_20210612.tif", self.dn, GRID, NAMES, nodata=0, tiled=True)
+    places = itertools.product(range(75, 600, 150), range(75, 600, 150))
+    # Two mines lie in one window: each is in the mask of the other.
+    self.mines = [scenery.blob(GRID, x + 0.3, y - 0.2, 8 + x / 50) for x, y in places]
+    self.mines.append(scenery.blob(GRID, 75 + 24, 75, 6))
+    self._polygons(*self.mines, ISO3_CODE=["CHL"] * 17, COUNTRY_NAME=["Chile"] * 17)
+
+  def _run(self, **kwargs):
+    return super()._run(**{"sensor": "sentinel2_l2a", **kwargs})
+
+
+class SyntheticTest(SceneTest):
+  def test_polygons_and_a_scene_become_a_data_set(self):
+    said = self._run()
+    rows = self._rows()
+    self.assertEqual([row["id"] for row in rows], sorted(row["id"] for row in rows))
+    left = [row for row in self._rows("quarantine.csv") if row["reason"].startswith("too near: ")]
+    self.assertLen(rows + left, 17)
+    self._check_masks(self.mines)
+    by_id = {polygon.id: polygon for polygon in polygons.read_polygons(self.root / "mines.geojson").polygons}
+    geod = pyproj.Geod(ellps="WGS84")
+    for row in rows:
+      area_m2, _ = geod.polygon_area_perimeter(*np.array(by_id[row["id"]].geometry.exterior.coords).T)
+      np.testing.assert_allclose(float(row["area_km2"]), abs(area_m2) / 1e6, rtol=1e-9)
+      with rasterio.open(self._image(row["id"])) as image:
+        column, line = map(round, ~GRID.transform @ (image.transform.c, image.transform.f))
+        window = self.dn[:, line : line + image.height, column : column + image.width]
+        np.testing.assert_array_equal(image.read(), window.astype(np.float32) * np.float32(1e-4))
+    counts = {split: sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")}
+    self.assertIn(f"chips: {len(rows)} ({', '.join(f'{s} {n}' for s, n in counts.items())}), 0 of them", said)
+    self.assertEndsWith(said, f"--config.data.coarse.path={self.output}\n")
+
+  def test_the_set_opens_as_training_data(self):
+    self._run()
+    opened = {s: folder.open_folder(self.output, domain="coarse", split=s, roles=SIX) for s in command_splits()}
+    splits = {row["id"]: row["split"] for row in self._rows()}
+    self.assertEqual({name: s for s, source in opened.items() for name in source.ids}, splits)
+    sample = opened["train"][0]
+    self.assertTrue(sample["valid"].all())
+    self.assertTrue(0 < sample["label"].mean() < 1)
+
+  def test_windows_of_different_splits_keep_the_buffer(self):
+    self._run(buffer_km=0.4)
+    boxes = {}
+    for row in self._rows():
+      with rasterio.open(self._image(row["id"])) as image:
+        boxes[row["id"]] = shapely.box(*image.bounds), row["split"]
+    pairs = [(a, b) for (a, s), (b, t) in itertools.combinations(boxes.values(), 2) if s != t]
+    self.assertNotEmpty(pairs)
+    # UTM is 0.04 % short of the ground on its central meridian.
+    self.assertGreaterEqual(min(a.distance(b) for a, b in pairs), 400 * 0.9995)
+
+  def test_a_second_run_redoes_nothing(self):
+    self._run()
+    before = files_of(self.output)
+    said = self._run()
+    self.assertEqual(files_of(self.output), before)
+    self.assertIn(f"{len(self._rows())} of them from an earlier run", said)
+
+  def test_what_a_kill_left_is_completed_to_the_byte(self):
+    self._run()
+    whole = hashes_of(self.output)
+    images = sorted((self.output / "images").iterdir())
+    for path in images[::2]:
+      path.unlink()
+    images[1].write_bytes(images[1].read_bytes()[:-500])
+    (self.output / "masks" / images[3].name).unlink()
+    (self.output / "images" / f"{images[0].name}.partial").write_bytes(b"half")
+    (self.output / "manifest.json").unlink()
+    (self.output / "index.csv").unlink()
+    said = self._run()
+    self.assertEqual(hashes_of(self.output), whole)
+    self.assertIn(f"{len(images) - len(images[::2]) - 2} of them from an earlier run", said)
+
+  def test_workers_do_not_show_in_the_result(self):
+    self._run(workers=1)
+    one = hashes_of(self.output)
+    self.output = self.root / "again"
+    self._run(workers=4)
+    self.assertEqual(hashes_of(self.output), one)
+
+  def test_beam_makes_the_same_files(self):
+    try:
+      import apache_beam  # noqa: F401
+    except ImportError:
+      self.skipTest("apache_beam is not installed")
+    self._run()
+    threads = hashes_of(self.output)
+    self.output = self.root / "beam"
+    self._run(runner="beam", beam_options="--direct_num_workers=2")
+    self.assertEqual(hashes_of(self.output), threads)
+
+  def test_beam_that_is_missing_is_told_with_the_remedy(self):
+    hidden = mock.patch.dict(sys.modules, {"apache_beam": None})
+    with hidden, self.assertRaisesRegex(UserError, r"needs Apache Beam: pip install -e '.\[beam\]'"):
+      self._run(runner="beam")
+
+  @parameterized.parameters("--runner=NoSuchRunner", "--runner='")
+  def test_beam_options_that_beam_refuses_are_named(self, beam_options):
+    try:
+      import apache_beam  # noqa: F401
+    except ImportError:
+      self.skipTest("apache_beam is not installed")
+    with self.assertRaisesRegex(UserError, "--beam_options=.*: Beam refuses them: "):
+      self._run(runner="beam", beam_options=beam_options)
+
+  def test_other_settings_in_the_same_folder_are_refused(self):
+    self._run()
+    before = files_of(self.output)
+    with self.assertRaisesRegex(UserError, r"gsd_m \(0.0 there, 20.0 now\); choose another --output"):
+      self._run(gsd_m=20.0)
+    self._polygons(*self.mines[1:])
+    with self.assertRaisesRegex(UserError, r"polygons_sha256 \('\w+' there"):
+      self._run()
+    self.assertEqual(files_of(self.output), before)
+
+  def test_areas_out_of_range_give_no_chip_but_stay_in_the_masks(self):
+    areas = sorted(polygons.geodesic_area_km2(mine) for mine in self.mines)  # The middle ones, by a hair.
+    said = self._run(min_area_km2=areas[4] - 1e-9, max_area_km2=areas[-3] + 1e-9)
+    self.assertIn("17 in", said)
+    self.assertIn(f"{17 - 4 - 2} of the wanted area", said)
+    found = [float(row["area_km2"]) for row in self._rows() + self._rows("quarantine.csv")]
+    np.testing.assert_allclose(sorted(found), areas[4:-2], rtol=1e-12)
+    self._check_masks(self.mines)
+
+  def test_sites_of_the_fine_set_are_kept_away_from(self):
+    self._polygons(self.mines[5], name="fine.geojson")
+    self._run(keep_away=self.root / "fine.geojson")
+    (left,) = [row for row in self._rows("quarantine.csv") if "keep_away" in row["reason"]]
+    area = polygons.geodesic_area_km2(self.mines[5])
+    np.testing.assert_allclose(float(left["area_km2"]), area, rtol=1e-9)
+
+  def test_fine_polygons_make_a_fine_set(self):
+    self._polygons(*self.mines, mine=[f"Mine {i}" for i in range(17)], commodity=["Cu"] * 17)
+    said = self._run(domain="fine")
+    self.assertEqual({(row["domain"], row["commodity"]) for row in self._rows()}, {("fine", "Cu")})
+    self.assertStartsWith(self._rows()[0]["mine"], "Mine ")
+    self.assertEndsWith(said, f"--config.data.fine.path={self.output}\n")
+
+  def test_what_gives_no_chip_is_listed_with_the_reason(self):
+    scenery.write(self.imagery / "S2A_20210612_SCL.tif", self._clouds(), GRID, ("SCL",))
+    self._polygons(
+      scenery.blob(GRID, 100, 100, 10),
+      scenery.blob(GRID, 300, 300, 10),
+      scenery.blob(GRID, 900, 900, 10),
+      scenery.blob(GRID, 500, 500, 0.3),
+      name="some.geojson",
+      name_of=["cloudy", "clear", "outside", "tiny"],
+    )
+    said = self._run(polygons=self.root / "some.geojson", id_column="name_of", buffer_km=0)
+    self.assertEqual([row["id"] for row in self._rows()], ["clear"])
+    reasons = {row["id"]: row["reason"] for row in self._rows("quarantine.csv")}
+    self.assertEqual(reasons["outside"], "no imagery covers it")
+    self.assertRegex(reasons["cloudy"], r"^S2A_20210612: cloudy: 100 % \(SCL\) > 20 %$")
+    self.assertStartsWith(reasons["tiny"], "S2A_20210612: too small: no pixel centre")
+    self.assertIn("quarantine: 3 polygons (", said)
+    self.assertIn("no chip in ", said)
+
+  def test_a_set_without_any_chip_says_so(self):
+    scenery.write(self.imagery / "S2A_20210612_SCL.tif", np.full((1, 600, 600), 9, np.uint8), GRID, ("SCL",))
+    said = self._run()
+    self.assertEmpty(self._rows())
+    self.assertEndsWith(said, f"no chip could be made; the reasons are in {self.output / 'quarantine.csv'}\n")
+
+  def test_a_corrupt_scene_is_named_and_another_one_serves(self):
+    path = self.imagery / "S2A_20210612.tif"
+    scenery.write(self.imagery / "S2A_20200101.tif", self.dn, GRID, NAMES, nodata=0, tiled=True)
+    content = bytearray(path.read_bytes())
+    scenery.write(path, self.dn, GRID, NAMES, nodata=0, tiled=True, compress="deflate")
+    content = bytearray(path.read_bytes())
+    content[2000 : len(content) - 2000] = bytes(len(content) - 4000)
+    path.write_bytes(content)
+    self._run()
+    self.assertEqual({row["scene"] for row in self._rows()}, {"S2A_20200101"})
+    (self.imagery / "S2A_20200101.tif").unlink()
+    self.output = self.root / "corrupt"
+    self._run()
+    reasons = [row["reason"] for row in self._rows("quarantine.csv") if "corrupt" in row["reason"]]
+    self.assertNotEmpty(reasons)
+    self.assertRegex(
+      reasons[0], r"corrupt: .*S2A_20210612.tif, band 1 \(B02\), rows \d+:\d+, columns .*cannot be decoded"
+    )
+
+  def test_imagery_of_unknown_encoding_is_refused_with_the_remedy(self):
+    with self.assertRaisesRegex(UserError, "no usable scene"):
+      self._run(sensor="auto")
+    with self.assertRaisesRegex(UserError, "no polygon of the wanted area"):
+      self._run(min_area_km2=1e6)
+    self.assertFalse(self.output.exists())
+
+  def test_the_contact_sheet_is_drawn(self):
+    self._run()
+    from PIL import Image
+
+    with Image.open(self.output / "contact_sheet.png") as sheet:
+      self.assertGreater(sheet.width, 1000)
+
+  def _clouds(self):
+    codes = np.full((1, 600, 600), 4, np.uint8)
+    codes[:, 50:150, 50:150] = 9
+    return codes
+
+
+class ImageryTest(CommandTest):
+  @parameterized.named_parameters(
+    ("utm_30_m", scenery.utm_grid(250, 250, 30.0), 0.0),
+    ("degrees", scenery.lonlat_grid(500, 500), 0.0),
+    ("degrees_to_utm_10_m", scenery.lonlat_grid(500, 500), 10.0),
+  )
+  def test_masks_lie_right_on_every_grid(self, grid, gsd_m):
+    scenery.write(self.imagery / "a.tif", scenery.reflectance(grid.height, grid.width), grid)
+    spots = [(60, 60), (180, 70), (70, 190), (200, 200)]
+    mines = self._polygons(*[scenery.blob(grid, x, y, 7 + i) for i, (x, y) in enumerate(spots)])
+    self._run(gsd_m=gsd_m, buffer_km=0.01)
+    self.assertLen(self._rows(), 4)
+    self._check_masks(mines)
+
+  def test_scenes_of_stac_items_serve_as_well(self):
+    try:
+      import pystac  # noqa: F401
+    except ImportError:
+      self.skipTest("pystac is not installed")
+    grid = scenery.utm_grid(300, 300)
+    assets = {}
+    commons = ("blue", "green", "red", "nir", "swir16", "swir22")
+    for i, common in enumerate(commons):
+      scenery.write(self.imagery / f"{common}.tif", np.full((1, 300, 300), 1000 * (i + 1), np.uint16), grid, (None,))
+      assets[common] = {"href": f"./{common}.tif", "eo:bands": [{"name": common, "common_name": common}], "gsd": 10}
+    codes = np.full((1, 300, 300), 4, np.uint8)
+    codes[:, :20, :] = 9
+    scenery.write(self.imagery / "scl.tif", codes, grid, ("SCL",))
+    assets["scl"] = {"href": "./scl.tif"}
+    corners = scenery.polygon(grid, [(0, 0), (300, 0), (300, 300), (0, 300)])
+    told = {"platform": "sentinel-2a", "s2:product_type": "S2MSI2A", "s2:processing_baseline": "03.00"}
+    item = {
+      **{"type": "Feature", "stac_version": "1.0.0", "id": "S2A_19KDQ_20210612_0_L2A", "collection": "sentinel-2-l2a"},
+      **{"geometry": json.loads(shapely.to_geojson(corners)), "bbox": list(corners.bounds), "links": []},
+      **{"properties": {"datetime": "2021-06-12T14:37:39Z", **told}, "assets": assets},
+    }
+    (self.imagery / "item.json").write_text(json.dumps(item))
+    self._polygons(scenery.blob(grid, 150, 150, 20))
+    self._run(imagery=self.imagery / "item.json", stac=True)
+    (row,) = self._rows()
+    self.assertEqual((row["scene"], row["scene_sensor"], row["cloud_share"]), (item["id"], "sentinel2_l2a", "0.0000"))
+    with rasterio.open(self._image(row["id"])) as image:
+      np.testing.assert_allclose(image.read().mean((1, 2)), np.arange(1, 7) / 10, rtol=1e-6)
+
+  def test_single_band_files_of_two_resolutions_are_one_scene(self):
+    for i, (band, size) in enumerate((("B02", 10), ("B03", 10), ("B04", 10), ("B08", 10), ("B11", 20), ("B12", 20))):
+      grid = scenery.utm_grid(3000 // size, 3000 // size, float(size))
+      value = np.full((1, grid.height, grid.width), 1000 * (i + 1), np.uint16)
+      scenery.write(self.imagery / f"T19KDQ_20210612T143739_{band}_{size}m.tif", value, grid, (None,), nodata=0)
+    self._polygons(scenery.blob(scenery.utm_grid(300, 300), 150, 150, 20))
+    self._run(sensor="sentinel2_l2a")
+    (row,) = self._rows()
+    self.assertEqual((row["date"], row["gsd_m"][:4]), ("2021-06-12", "10.0"))
+    with rasterio.open(self._image(row["id"])) as image:
+      np.testing.assert_allclose(image.read().mean((1, 2)), np.arange(1, 7) / 10, rtol=1e-6)
+
+  @unittest.skipUnless(DATA.exists(), "MINEC2F_DATA is not there")
+  def test_real_outlines_keep_their_country_and_area(self):
+    path = DATA / "polygons" / "chile_maus_sites.geojson"
+    sites = [site for site in polygons.read_polygons(path).polygons if 0.5 < site.area_km2 < 3][:3]
+    for i, site in enumerate(sites):
+      west, south, east, north = chips.window_box(site.geometry.bounds, chips.ChipSettings())
+      size = int(max(east - west, north - south) / 2e-4) + 20
+      grid = scenery.lonlat_grid(size, size, 2e-4, origin=(west - 1e-3, north + 1e-3))
+      scenery.write(self.imagery / f"scene{i}.tif", scenery.reflectance(size, size, seed=i), grid)
+    self._run(polygons=path, block_km=50, buffer_km=0)
+    rows = {row["id"]: row for row in self._rows()}
+    every = [site.geometry for site in polygons.read_polygons(path).polygons]
+    self._check_masks(every)
+    for site in sites:
+      self.assertIn(site.id, rows)
+      self.assertEqual((rows[site.id]["country"], rows[site.id]["iso3"]), ("Chile", "CHL"))
+      np.testing.assert_allclose(float(rows[site.id]["area_km2"]), float(site.attributes["AREA"]), rtol=0.01)
+    self.assertTrue(all(row["reason"] for row in self._rows("quarantine.csv")))
+
+  @unittest.skipUnless(DATA.exists(), "MINEC2F_DATA is not there")
+  def test_a_real_scene_needs_its_sensor_named(self):
+    place = DATA / "sentinel2_scene"
+    with rasterio.open(place / "spain_7370579_s2_l1c.tif") as src:
+      grid = scenery.lonlat_grid(src.height, src.width, src.transform.a, origin=(src.transform.c, src.transform.f))
+      stored = src.read([2, 3, 4, 8, 12, 13])
+    mines = self._polygons(scenery.blob(grid, 130, 140, 25), scenery.blob(grid, 400, 380, 40))
+    with self.assertRaisesRegex(UserError, "no usable scene; the reasons stand above"):
+      self._run(imagery=place)
+    self._run(imagery=place, sensor="sentinel2_l1c", buffer_km=0)
+    self.assertLen(self._rows(), 2)
+    self._check_masks(mines)
+    for row in self._rows():
+      with rasterio.open(self._image(row["id"])) as image:
+        column, line = map(round, ~grid.transform @ (image.transform.c, image.transform.f))
+        window = stored[:, line : line + image.height, column : column + image.width]
+        expected = np.where((window == 0).any(0), np.nan, window.astype(np.float32) * np.float32(1e-4))
+        np.testing.assert_array_equal(image.read(), expected)
+
+  @unittest.skipUnless(DATA.exists(), "MINEC2F_DATA is not there")
+  def test_real_rgb_tiles_of_many_places(self):
+    tiles = sorted((DATA / "tailings" / "images").glob("00*.tif"))
+    self.imagery.mkdir()
+    mines = []
+    for tile in tiles:
+      os.symlink(tile, self.imagery / tile.name)
+      with rasterio.open(tile) as src:
+        to_pixels = src.transform
+      angles = np.linspace(0, 2 * np.pi, 9)[:-1]
+      ring = [to_pixels @ (224.3 + 60 * np.cos(a), 220.2 + 50 * np.sin(a)) for a in angles]
+      mines.append(shapely.Polygon(ring))
+    self._polygons(*mines)
+    self._run(bands="red,green,blue", block_km=50, buffer_km=5)
+    rows = self._rows()
+    self.assertLen(rows, len(tiles))
+    self._check_masks(mines)
+    with (
+      rasterio.open(self._image(rows[0]["id"])) as image,
+      rasterio.open(self.imagery / f"{rows[0]['scene']}.tif") as src,
+    ):
+      self.assertEqual(image.descriptions, ("red", "green", "blue"))
+      column, line = map(round, ~src.transform @ (image.transform.c, image.transform.f))
+      window = rasterio.windows.Window(column, line, image.width, image.height)
+      np.testing.assert_array_equal(image.read(), src.read([3, 2, 1], window=window))
+
+
+class ProcessTest(SceneTest):
+  """What only a process of its own shows: exit status, messages, signals."""
+
+  def _process(self, *arguments, **kwargs):
+    return subprocess.Popen(
+      [sys.executable, "-m", "datasets.chips", *arguments, *self._arguments(sensor="sentinel2_l2a", **kwargs)],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def test_an_error_is_one_line_and_status_1(self):
+    process = self._process(bands="red,ultraviolet")
+    _, error = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 1)
+    self.assertRegex(error, r"^datasets\.chips: .*ultraviolet.*\n$")
+
+  def test_help_is_fast_and_names_the_flags(self):
+    began = time.monotonic()
+    process = self._process("--helpshort")
+    said, _ = process.communicate(timeout=60)
+    self.assertIn("--buffer_km", said)
+    self.assertLess(time.monotonic() - began, 5)
+
+  @parameterized.parameters(signal.SIGINT, signal.SIGKILL)
+  def test_an_interrupted_run_is_completed_to_the_byte(self, sent):
+    self._run(workers=1)
+    whole = hashes_of(self.output)
+    self.output = self.root / "interrupted"
+    process = self._process(workers=1)
+    while process.poll() is None and len(list(self.output.glob("images/*.tif"))) < 3:
+      time.sleep(0.005)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+      self.assertEqual(process.returncode, 130)
+      self.assertIn("the same command goes on", error)
+    self.assertFalse((self.output / "manifest.json").exists())
+    self._run()
+    self.assertEqual(hashes_of(self.output), whole)
+
+
+def command_splits():
+  return "train", "validation", "test"
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -56,10 +56,17 @@ class SharedPixelsTest(WindowTest):
     image, valid = geotiff.read_on_grid([geotiff.Band(path, 1)], grid, sensor="sentinel2_l2a", max_bytes=2**19)
     np.testing.assert_allclose(image, 0.07, rtol=1e-6)
     self.assertTrue(valid.all())
-    with self.assertRaisesRegex(geotiff.GeoTiffError, "rows 0:40000, columns 0:40000.*the limit is 512 MiB"):
-      geotiff.read_on_grid(
-        [geotiff.Band(path, 1)], grids.Grid("EPSG:32723", PLACE, 40_000, 40_000), sensor="sentinel2_l2a"
-      )
+    for size, message in (
+      (40_000, "40000 x 40000 pixels are asked for"),
+      (6_000, "rows 0:6000, columns 0:6000.*limit"),
+    ):
+      with self.assertRaisesRegex(geotiff.GeoTiffError, message):
+        geotiff.read_on_grid(
+          [geotiff.Band(path, 1)],
+          grids.Grid("EPSG:32723", PLACE, size, size),
+          sensor="sentinel2_l2a",
+          max_bytes=6_000**2 * 4,
+        )
 
   def test_far_away_nothing_is_valid(self):
     path = self._write(np.ones((1, 8, 8), np.uint16))

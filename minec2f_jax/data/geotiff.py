@@ -95,13 +95,16 @@ def read_on_grid(
   Raises:
     GeoTiffError: not readable, without a place on the ground, too big, or an encoding that cannot be told.
   """
-  planes = []
-  for band in bands:
-    with open_raster(band.path, drivers=drivers, allow_remote=allow_remote) as file:
-      file.check_band(band.index)
-      known = _sensor_of(file, sensor, [band.index])
-      planes.append(_on_grid(file, band, grid, max_bytes, functools.partial(_reflectance, sensor=known)))
-  return _stack(planes)
+  planes = {}
+  for path in dict.fromkeys(band.path for band in bands):  # Opened once, a file decodes blocks for all its bands.
+    with open_raster(path, drivers=drivers, allow_remote=allow_remote) as file:
+      for band in bands:
+        if band.path == path:
+          file.check_band(band.index)
+          known = _sensor_of(file, sensor, [band.index])
+          read = functools.partial(_reflectance, sensor=known)
+          planes[band] = _on_grid(file, band, grid, max_bytes, read)
+  return _stack([planes[band] for band in bands])
 
 
 def read_classes(
@@ -272,14 +275,16 @@ def _reflectance(file: RasterFile, index: int, window, sensor: sensors.Sensor) -
   except sensors.SensorError as err:
     raise file.error(str(err), "or leave the file out", band=index, window=window) from err
   with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, then invalid.
-    plane = sensors.to_reflectance(np.where(valid, values, 0), sensor)
-  return np.where(valid & np.isfinite(plane), plane, np.float32(np.nan))
+    plane = sensors.to_reflectance(values if valid.all() else np.where(valid, values, 0), sensor)
+  plane[~(valid & np.isfinite(plane))] = np.nan
+  return plane
 
 
 def _stack(planes):
   image = np.stack(planes, axis=-1)
   valid = np.isfinite(image).all(axis=-1)
-  return np.where(valid[..., None], image, np.float32(0.0)), valid
+  image[~valid] = 0.0
+  return image, valid
 
 
 def _on_grid(file: RasterFile, band: Band, grid: grids.Grid, max_bytes: int, read, *, nearest: bool = False):
@@ -287,18 +292,25 @@ def _on_grid(file: RasterFile, band: Band, grid: grids.Grid, max_bytes: int, rea
   raster = file.grid
   if raster is None:
     raise file.error("no reference system, or rows that are not north up", "georeference or warp it (gdalwarp) first")
-  out = np.full((grid.height, grid.width), np.nan, np.float32)
+  if grid.height * grid.width * 4 > max_bytes:
+    raise file.error(
+      f"{grid.height} x {grid.width} pixels are asked for, the limit is {max_bytes / 2**20:.0f} MiB",
+      "cut it into chips",
+    )
   aligned = grids.offset_in(raster, grid) is not None
   shrinking = max(grid.gsd_m / raster.gsd_m, 1.0)
   window = grids.window_under(raster, grid, margin_px=0 if aligned else int(np.ceil(_KERNEL_PX * shrinking)))
   if window is None:
-    return out
+    return np.full((grid.height, grid.width), np.nan, np.float32)
   file.check_budget(window, 1, max_bytes)
   source = grids.cut(raster, *window)
   plane = read(file, band.index, window)
   if not aligned:
     return grids.resample(plane, source, grid, nearest=nearest)
   row, column = grids.offset_in(grid, source)
+  if source.height == grid.height and source.width == grid.width:
+    return plane
+  out = np.full((grid.height, grid.width), np.nan, np.float32)
   out[row : row + source.height, column : column + source.width] = plane
   return out
 

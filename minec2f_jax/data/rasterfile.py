@@ -156,7 +156,7 @@ class RasterFile:
 
   def holds(self, values: np.ndarray, index: int, window: Window, *, fill: float | None = None) -> np.ndarray:
     """[H, W] bool: where `values` of a band are not nodata, `fill`, masked, transparent, NaN or infinite."""
-    valid = np.isfinite(values)
+    valid = np.isfinite(values) if values.dtype.kind not in "iu" else np.ones(values.shape, bool)
     flags = self.src.mask_flag_enums[index - 1]
     # GDAL honours only the first of mask, nodata and alpha; a file may hold several.
     if not flags or set(flags) - {enums.MaskFlags.all_valid, enums.MaskFlags.nodata}:

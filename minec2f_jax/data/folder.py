@@ -104,7 +104,7 @@ def read_row(row: Row, roles: Sequence[str], *, coarsen: Callable[[np.ndarray, s
   if coarsen is not None:
     label = np.asarray(coarsen(label, row.id)).astype(np.uint8)
   valid = seen & drawn
-  return np.where(valid[..., None], image, np.float32(0.0)), np.where(valid, label, np.uint8(0)), valid
+  return resize.blank(image, label, valid)
 
 
 def open_folder(

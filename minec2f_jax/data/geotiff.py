@@ -64,7 +64,7 @@ def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: in
   with open_raster(path) as file:
     indices, known = _interpret(file, roles, sensor)
     file.check_budget(file.whole, len(indices), max_bytes)
-    return _stack([_reflectance(file, index, file.whole, known) for index in indices])
+    return _finish(_reflectance(file, indices, file.whole, known))
 
 
 def read_on_grid(
@@ -98,13 +98,11 @@ def read_on_grid(
   planes = {}
   for path in dict.fromkeys(band.path for band in bands):  # Opened once, a file decodes blocks for all its bands.
     with open_raster(path, drivers=drivers, allow_remote=allow_remote) as file:
-      for band in bands:
-        if band.path == path:
-          file.check_band(band.index)
-          known = _sensor_of(file, sensor, [band.index])
-          read = functools.partial(_reflectance, sensor=known)
-          planes[band] = _on_grid(file, band, grid, max_bytes, read)
-  return _stack([planes[band] for band in bands])
+      indices = [band.index for band in bands if band.path == path]
+      file.check_bands(indices)
+      read = functools.partial(_reflectance, sensor=_sensor_of(file, sensor, indices))
+      planes |= zip([Band(path, i) for i in indices], _on_grid(file, indices, grid, max_bytes, read))
+  return _finish(np.stack([planes[band] for band in bands]))
 
 
 def read_classes(
@@ -123,15 +121,15 @@ def read_classes(
     codes [H, W] int32, 0 where unknown, and known [H, W] bool: inside the file, neither nodata nor masked.
   """
 
-  def codes_of(file, index, window):
-    values = file.read(index, window)
-    return np.where(file.holds(values, index, window), values, np.float32(np.nan)).astype(np.float32)
+  def codes_of(file, indices, window):
+    values = file.read(indices, window)
+    return np.where(file.holds(values, indices, window), values, np.float32(np.nan)).astype(np.float32)
 
   with open_raster(band.path, drivers=drivers, allow_remote=allow_remote) as file:
-    file.check_band(band.index)
+    file.check_bands([band.index])
     if file.src.dtypes[band.index - 1] not in _CODES:
       raise file.error(f"{file.src.dtypes[band.index - 1]} are no class codes", f"give {_CODES}", band=band.index)
-    codes = _on_grid(file, band, grid, max_bytes, codes_of, nearest=True)
+    (codes,) = _on_grid(file, [band.index], grid, max_bytes, codes_of, nearest=True)
   known = np.isfinite(codes)
   return np.where(known, codes, 0).astype(np.int32), known
 
@@ -164,8 +162,9 @@ def read_mask(path, *, max_bytes: int = MAX_BYTES):
         band=1,
       )
     file.check_budget(file.whole, 1, max_bytes)
-    value = file.read(1, file.whole)
-    counts = file.holds(value, 1, file.whole) & (value >= 0) & (value != IGNORE)
+    values = file.read([1], file.whole)
+    (counts,) = file.holds(values, [1], file.whole) & (values >= 0) & (values != IGNORE)
+    (value,) = values
     seen = np.unique(value[counts])
     strange = seen[(seen != 0) & (seen != 1)]
     if strange.size:
@@ -251,13 +250,11 @@ def _sensor_of(file: RasterFile, sensor: str, indices: Sequence[int]) -> sensors
 def _whole_range(file: RasterFile, indices: Sequence[int]):
   """(min, max) over bands, None where nothing is valid or it is too much to read for a message."""
   try:
-    file.check_budget(file.whole, 1, MAX_BYTES // 4)
+    file.check_budget(file.whole, len(indices), MAX_BYTES // 4)
   except GeoTiffError:
     return None
-  bands = ((i, file.read(i, file.whole)) for i in indices)
-  ranges = [_value_range(values[file.holds(values, i, file.whole)]) for i, values in bands]
-  ranges = [r for r in ranges if r is not None]
-  return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+  values = file.read(indices, file.whole)
+  return _value_range(values[file.holds(values, indices, file.whole)])
 
 
 def _value_range(values):
@@ -266,33 +263,37 @@ def _value_range(values):
   return float(values.min()), float(values.max())
 
 
-def _reflectance(file: RasterFile, index: int, window, sensor: sensors.Sensor) -> np.ndarray:
-  """[H, W] float32 of one band, NaN where invalid."""
-  values = file.read(index, window)
-  valid = file.holds(values, index, window, fill=sensor.fill)
-  try:
-    sensors.check_limits(sensor, _value_range(values[valid]))
-  except sensors.SensorError as err:
-    raise file.error(str(err), "or leave the file out", band=index, window=window) from err
-  with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, then invalid.
-    plane = sensors.to_reflectance(values if valid.all() else np.where(valid, values, 0), sensor)
-  plane[~(valid & np.isfinite(plane))] = np.nan
-  return plane
+def _reflectance(file: RasterFile, indices: Sequence[int], window, sensor: sensors.Sensor) -> np.ndarray:
+  """[C, H, W] float32 of bands, NaN where invalid."""
+  values = file.read(indices, window)
+  valid = file.holds(values, indices, window, fill=sensor.fill)
+  if sensor.limits:
+    for band, index in enumerate(indices):
+      try:
+        sensors.check_limits(sensor, _value_range(values[band][valid[band]]))
+      except sensors.SensorError as err:
+        raise file.error(str(err), "or leave the file out", band=index, window=window) from err
+  if valid.all():
+    return sensors.to_reflectance(values, sensor)
+  with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite: `_finish` takes it for invalid.
+    return np.where(valid, sensors.to_reflectance(np.where(valid, values, 0), sensor), np.float32(np.nan))
 
 
-def _stack(planes):
-  image = np.stack(planes, axis=-1)
-  valid = np.isfinite(image).all(axis=-1)
-  image[~valid] = 0.0
+def _finish(planes: np.ndarray):
+  """image [H, W, C], 0 where invalid, and valid [H, W] of [C, H, W] with NaN (or infinity) where invalid."""
+  valid = np.isfinite(planes).all(axis=0)
+  image = np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+  if not valid.all():
+    image[~valid] = 0.0
   return image, valid
 
 
-def _on_grid(file: RasterFile, band: Band, grid: grids.Grid, max_bytes: int, read, *, nearest: bool = False):
-  """`read(file, index, window)` of the window under `grid`, on `grid`: [H, W] float32, NaN outside of the file."""
+def _on_grid(file: RasterFile, indices: Sequence[int], grid: grids.Grid, max_bytes: int, read, *, nearest=False):
+  """`read(file, indices, window)` of the window under `grid`, on `grid`: [C, H, W] float32, NaN outside of the file."""
   raster = file.grid
   if raster is None:
     raise file.error("no reference system, or rows that are not north up", "georeference or warp it (gdalwarp) first")
-  if grid.height * grid.width * 4 > max_bytes:
+  if grid.height * grid.width * len(indices) * 4 > max_bytes:
     raise file.error(
       f"{grid.height} x {grid.width} pixels are asked for, the limit is {max_bytes / 2**20:.0f} MiB",
       "cut it into chips",
@@ -301,17 +302,17 @@ def _on_grid(file: RasterFile, band: Band, grid: grids.Grid, max_bytes: int, rea
   shrinking = max(grid.gsd_m / raster.gsd_m, 1.0)
   window = grids.window_under(raster, grid, margin_px=0 if aligned else int(np.ceil(_KERNEL_PX * shrinking)))
   if window is None:
-    return np.full((grid.height, grid.width), np.nan, np.float32)
-  file.check_budget(window, 1, max_bytes)
+    return np.full((len(indices), grid.height, grid.width), np.nan, np.float32)
+  file.check_budget(window, len(indices), max_bytes)
   source = grids.cut(raster, *window)
-  plane = read(file, band.index, window)
+  planes = read(file, indices, window)
   if not aligned:
-    return grids.resample(plane, source, grid, nearest=nearest)
+    return np.stack([grids.resample(plane, source, grid, nearest=nearest) for plane in planes])
   row, column = grids.offset_in(grid, source)
-  if source.height == grid.height and source.width == grid.width:
-    return plane
-  out = np.full((grid.height, grid.width), np.nan, np.float32)
-  out[row : row + source.height, column : column + source.width] = plane
+  if (source.height, source.width) == (grid.height, grid.width):
+    return planes
+  out = np.full((len(indices), grid.height, grid.width), np.nan, np.float32)
+  out[:, row : row + source.height, column : column + source.width] = planes
   return out
 
 

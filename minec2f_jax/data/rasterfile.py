@@ -122,10 +122,11 @@ class RasterFile:
     name = self.src.descriptions[band - 1] if band is not None and band <= self.src.count else None
     return make_error(self.path, problem, remedy, band=band, name=name, window=window)
 
-  def check_band(self, index: int):
-    """Raises if the file has no such band."""
-    if not 1 <= index <= self.src.count:
-      raise self.error(f"there are only {self.src.count} bands", "correct the band number", band=index)
+  def check_bands(self, indices: Sequence[int]):
+    """Raises if the file lacks one of these bands."""
+    for index in indices:
+      if not 1 <= index <= self.src.count:
+        raise self.error(f"there are only {self.src.count} bands", "correct the band number", band=index)
 
   def check_budget(self, window: Window, num_bands: int, max_bytes: int):
     """Raises if decoding `num_bands` bands of `window` may need more than `max_bytes`."""
@@ -142,43 +143,44 @@ class RasterFile:
         window=window,
       )
 
-  def read(self, index: int, window: Window) -> np.ndarray:
-    """[H, W] stored values of one band."""
+  def read(self, indices: Sequence[int], window: Window) -> np.ndarray:
+    """[C, H, W] stored values of bands."""
     try:
-      return self.src.read(index, window=windows.Window.from_slices(*window))
+      return self.src.read(indices, window=windows.Window.from_slices(*window))
     except errors.RasterioError as err:
+      band, place = self._first_unreadable(indices, window)
       raise self.error(
-        f"cannot be decoded ({err.__cause__ or err})",
-        "write the file again, or leave it out",
-        band=index,
-        window=self._first_unreadable(index, window),
+        f"cannot be decoded ({err.__cause__ or err})", "write the file again, or leave it out", band=band, window=place
       ) from err
 
-  def holds(self, values: np.ndarray, index: int, window: Window, *, fill: float | None = None) -> np.ndarray:
-    """[H, W] bool: where `values` of a band are not nodata, `fill`, masked, transparent, NaN or infinite."""
+  def holds(
+    self, values: np.ndarray, indices: Sequence[int], window: Window, *, fill: float | None = None
+  ) -> np.ndarray:
+    """[C, H, W] bool: where `values` of bands are not nodata, `fill`, masked, transparent, NaN or infinite."""
+    src = self.src
     valid = np.isfinite(values) if values.dtype.kind not in "iu" else np.ones(values.shape, bool)
-    flags = self.src.mask_flag_enums[index - 1]
-    # GDAL honours only the first of mask, nodata and alpha; a file may hold several.
-    if not flags or set(flags) - {enums.MaskFlags.all_valid, enums.MaskFlags.nodata}:
-      valid &= self.src.read_masks(index, window=windows.Window.from_slices(*window)) != 0
-    for nothing in (self.src.nodatavals[index - 1], fill):
-      if nothing is not None:
-        valid &= values != nothing
-    for other, color in zip(self.src.indexes, self.src.colorinterp, strict=True):
-      if color == enums.ColorInterp.alpha:
-        valid &= self.read(other, window) != 0
-    return valid
+    flags = src.mask_flag_enums
+    for band, index in enumerate(indices):
+      # GDAL honours only the first of mask, nodata and alpha; a file may hold several.
+      if not flags[index - 1] or set(flags[index - 1]) - {enums.MaskFlags.all_valid, enums.MaskFlags.nodata}:
+        valid[band] &= src.read_masks(index, window=windows.Window.from_slices(*window)) != 0
+      for nothing in (src.nodatavals[index - 1], fill):
+        if nothing is not None:
+          valid[band] &= values[band] != nothing
+    alpha = [i for i, color in zip(src.indexes, src.colorinterp, strict=True) if color == enums.ColorInterp.alpha]
+    return valid & (self.read(alpha, window) != 0).all(axis=0) if alpha else valid
 
-  def _first_unreadable(self, index: int, window: Window) -> Window:
-    """The first block under `window` that cannot be decoded, or all of it."""
+  def _first_unreadable(self, indices: Sequence[int], window: Window) -> tuple[int, Window]:
+    """The first band, and its first block under `window`, that cannot be decoded."""
     wanted = windows.Window.from_slices(*window)
-    for _, block in self.src.block_windows(index):
-      if windows.intersect(block, wanted):
-        try:
-          self.src.read(index, window=block)
-        except errors.RasterioError:
-          return block.toranges()
-    return window
+    for index in indices:
+      for _, block in self.src.block_windows(index):
+        if windows.intersect(block, wanted):
+          try:
+            self.src.read(index, window=block)
+          except errors.RasterioError:
+            return index, block.toranges()
+    return indices[0], window
 
 
 @contextlib.contextmanager

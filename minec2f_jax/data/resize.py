@@ -31,10 +31,9 @@ def resize_chip(image, label, valid, size: int):
   chex.assert_type([image, label, valid], [np.float32, np.uint8, bool])
   if size < 1:
     raise ValueError(f"config.data.image_size={size} must be at least 1 pixel")
-  image = np.where(valid[..., None], image, np.float32(0.0))
-  label = np.where(valid, label, np.uint8(0))
+  image, label, valid = blank(image, label, valid)
   if valid.shape == (size, size):
-    return image, label, valid.copy()
+    return image.copy(), label.copy(), valid.copy()  # The caller's to change, as any other.
   # Source pixels under the output's centres; in integers, so that ties fall alike everywhere.
   picked = np.ix_(*((2 * np.arange(size) + 1) * n // (2 * size) for n in valid.shape))
   new_label = label[picked]
@@ -45,11 +44,14 @@ def resize_chip(image, label, valid, size: int):
   # By weight alone, a label that was never drawn could come out as valid background.
   new_valid = (weight >= 0.5) & valid[picked]
   new_image /= np.maximum(weight, 0.5)[..., None]
-  return (
-    np.where(new_valid[..., None], new_image, np.float32(0.0)),
-    np.where(new_valid, new_label, np.uint8(0)),
-    new_valid,
-  )
+  return blank(new_image, new_label, new_valid)
+
+
+def blank(image, label, valid):
+  """image [H, W, C] float32, label [H, W] uint8 and valid [H, W] bool, the first two 0 where invalid."""
+  if valid.all():
+    return image, label, valid
+  return np.where(valid[..., None], image, np.float32(0.0)), np.where(valid, label, np.uint8(0)), valid
 
 
 def cut_patches(image, label, valid, size: int) -> Iterator[tuple[tuple[int, int], tuple]]:
@@ -72,8 +74,7 @@ def cut_patches(image, label, valid, size: int) -> Iterator[tuple[tuple[int, int
   chex.assert_rank([image, label, valid], [3, 2, 2])
   chex.assert_shape([label, valid], image.shape[:2])
   chex.assert_type([image, label, valid], [np.float32, np.uint8, bool])
-  image = np.where(valid[..., None], image, np.float32(0.0))
-  label = np.where(valid, label, np.uint8(0))
+  image, label, valid = blank(image, label, valid)
   lacking = [(0, max(size - n, 0)) for n in valid.shape]
   image, label, valid = np.pad(image, [*lacking, (0, 0)]), np.pad(label, lacking), np.pad(valid, lacking)
   for row, column in np.ndindex(*patch_counts(*valid.shape, size)):

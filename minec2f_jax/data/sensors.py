@@ -246,7 +246,10 @@ def _span(value_range):
 
 def to_reflectance(dn, sensor: Sensor):
   """Reflectance (top of atmosphere for L1C) of digital numbers: float32, same shape, unclipped."""
-  return np.asarray(dn, np.float32) * np.float32(sensor.scale) + np.float32(sensor.offset)
+  reflectance = np.array(dn, np.float32)
+  reflectance *= np.float32(sensor.scale)
+  reflectance += np.float32(sensor.offset)
+  return reflectance
 
 
 def normalize(image, valid, *, mean, std):

@@ -59,7 +59,6 @@ class TfdsSource:
     record = self._records[int(index)]
     valid = record["valid"].astype(bool)
     image = record["image"][..., self._bands].astype(np.float32) * np.float32(self._scale)
-    image = np.where(valid[..., None], image, np.float32(0))
     image, label, valid = resize.resize_chip(image, record["label"], valid, self._image_size)
     return {"image": image, "label": label, "valid": valid}
 

@@ -243,8 +243,9 @@ def _summarize(output, outcomes, domain, busy_s):
     console.say(f"no chip in {', '.join(lacking)}: lower --block_km, or add imagery of other places")
   if made:
     console.say(f"look at {output / 'contact_sheet.png'}")
-    console.say(f"pack them: python -m datasets.prepare --dataset=mining_{domain} --manual_dir={output}")
-    console.say(f"or train at once: --config.data.{domain}.path={output}")
+    place = shlex.quote(str(output))
+    console.say(f"pack them: python -m datasets.prepare --dataset=mining_{domain} --manual_dir={place}")
+    console.say(f"or train at once: --config.data.{domain}.path={place}")
   else:
     console.say(f"no chip could be made; the reasons are in {output / 'quarantine.csv'}")
 

@@ -308,8 +308,8 @@ def _warn_of_slow_statistics(config, stage: trainer.Stage):
   if steps < 5 / (1 - momentum) and not config[stage.name].init_from_prior:  # e^-5: all but 1 % of the start is gone.
     console.say(
       f"[{stage.name}] warning: {steps} steps are few for config.model.encoder.bn_momentum={momentum}: until about "
-      f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Try 0.9 in "
-      "encoder, decoder and fusion."
+      f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Train for longer"
+      + (", or try 0.9 in encoder, decoder and fusion." if momentum > 0.9 else ".")
     )
 
 
@@ -418,8 +418,15 @@ def _title(config, stage: str) -> str:
 
 
 def _data_name(config) -> str:
-  specs = [config.data[domain] for domain in DOMAINS]
-  return " and ".join(sorted({pathlib.Path(spec.path).name if spec.path else spec.builder for spec in specs} - {""}))
+  """What the data are called: a folder by its name, a prepared set as dataset/config."""
+
+  def name(spec):
+    if not spec.path:
+      return spec.builder
+    path = pathlib.Path(spec.path)
+    return "/".join(path.parts[-3:-1]) if tfds_source.is_prepared(path.expanduser()) else path.name
+
+  return " and ".join(sorted({name(config.data[domain]) for domain in DOMAINS} - {""}))
 
 
 def _history(path: pathlib.Path) -> list[dict]:

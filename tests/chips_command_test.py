@@ -24,7 +24,8 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from datasets import chips as command
-from minec2f_jax.data import chips, folder, polygons
+from datasets.mining_coarse import mining_coarse_dataset_builder
+from minec2f_jax.data import chips, folder, grids, polygons
 from minec2f_jax.errors import UserError
 from tests import scenery
 from tests.rasters import DATA
@@ -362,24 +363,53 @@ class ImageryTest(CommandTest):
     with rasterio.open(self._image(row["id"])) as image:
       np.testing.assert_allclose(image.read().mean((1, 2)), np.arange(1, 7) / 10, rtol=1e-6)
 
+  @parameterized.named_parameters(
+    ("utm_10_m", "utm", 10.0),
+    ("utm_30_m", "utm", 30.0),
+    ("degrees_10_m", "degrees", 9e-5),
+    ("degrees_30_m", "degrees", 27e-5),
+  )
   @unittest.skipUnless(DATA.exists(), "MINEC2F_DATA is not there")
-  def test_real_outlines_keep_their_country_and_area(self):
+  def test_real_outlines_become_a_coarse_set_of_the_right_areas(self, kind, step):
     path = DATA / "polygons" / "chile_maus_sites.geojson"
-    sites = [site for site in polygons.read_polygons(path).polygons if 0.5 < site.area_km2 < 3][:3]
+    every = polygons.read_polygons(path).polygons
+    # The two nearest to the paper's 9.8 km2 on either side, and a small one.
+    below = [site for site in every if site.area_km2 < 9.8]
+    above = [site for site in every if site.area_km2 >= 9.8]
+    by_area = lambda site: site.area_km2
+    sites = [
+      *sorted(below, key=by_area)[-2:],
+      *sorted(above, key=by_area)[:2],
+      next(s for s in below if s.area_km2 > 1),
+    ]
     for i, site in enumerate(sites):
-      west, south, east, north = chips.window_box(site.geometry.bounds, chips.ChipSettings())
-      size = int(max(east - west, north - south) / 2e-4) + 20
-      grid = scenery.lonlat_grid(size, size, 2e-4, origin=(west - 1e-3, north + 1e-3))
-      scenery.write(self.imagery / f"scene{i}.tif", scenery.reflectance(size, size, seed=i), grid)
+      box = chips.window_box(site.geometry.bounds, chips.ChipSettings(min_margin_m=400))
+      if kind == "utm":
+        grid = grids.utm_grid(box, gsd_m=step)
+      else:
+        shape = (int((box[3] - box[1]) / step) + 2, int((box[2] - box[0]) / step) + 2)
+        grid = scenery.lonlat_grid(*shape, step, origin=(box[0], box[3]))
+      scenery.write(self.imagery / f"scene{i}.tif", scenery.reflectance(grid.height, grid.width, seed=i), grid)
     self._run(polygons=path, block_km=50, buffer_km=0)
     rows = {row["id"]: row for row in self._rows()}
-    every = [site.geometry for site in polygons.read_polygons(path).polygons]
-    self._check_masks(every)
+    self.assertContainsSubset([site.id for site in sites], rows)
+    self._check_masks([site.geometry for site in every])
+    geod = pyproj.Geod(ellps="WGS84")
+    areas = {site.id: abs(geod.geometry_area_perimeter(shapely.normalize(site.geometry))[0]) / 1e6 for site in every}
     for site in sites:
-      self.assertIn(site.id, rows)
-      self.assertEqual((rows[site.id]["country"], rows[site.id]["iso3"]), ("Chile", "CHL"))
-      np.testing.assert_allclose(float(rows[site.id]["area_km2"]), float(site.attributes["AREA"]), rtol=0.01)
-    self.assertTrue(all(row["reason"] for row in self._rows("quarantine.csv")))
+      row = rows[site.id]
+      self.assertEqual((row["country"], row["iso3"]), ("Chile", "CHL"))
+      np.testing.assert_allclose(float(row["area_km2"]), areas[site.id], rtol=1e-3)
+      np.testing.assert_allclose(float(row["area_km2"]), float(site.attributes["AREA"]), rtol=1e-3)
+      across = (1 + np.cos(np.radians(float(row["lat"])))) / 2  # A degree shrinks along one axis.
+      gsd_m = step if kind == "utm" else step * 111_200 * across
+      np.testing.assert_allclose(float(row["gsd_m"]), gsd_m, rtol=0.01)
+    plan = mining_coarse_dataset_builder.MiningCoarse.make_plan(
+      next(c for c in mining_coarse_dataset_builder.MiningCoarse.BUILDER_CONFIGS if c.name == "fine_filtered"),
+      self.output,
+    )
+    self.assertEqual({chip.row.id for chip in plan.chips}, {name for name in rows if areas[name] >= 9.8})
+    self.assertContainsSubset([site.id for site in sites[2:4]], {chip.row.id for chip in plan.chips})
 
   @unittest.skipUnless(DATA.exists(), "MINEC2F_DATA is not there")
   def test_a_real_scene_needs_its_sensor_named(self):

@@ -127,7 +127,7 @@ class ExperimentTest(parameterized.TestCase):
     (unfinished / "coarse" / "finished.json").unlink()
     config = _config(self.data)
     method = experiment.wire(config)["coarse"].method
-    with mock.patch.object(experiment.logging, "say") as say:
+    with mock.patch.object(experiment.console, "say") as say:
       experiment.load_stage(config, "coarse", method, unfinished)
       experiment.load_stage(config, "coarse", method, self.workdir)
     say.assert_called_once()

@@ -242,7 +242,8 @@ class HostileFileTest(GeotiffTest):
 
   def test_the_budget_is_the_callers(self):
     self._write(self.dn, names=RGB)
-    need = 5 * 7 * (3 * 2 + 3 * 4)  # Three int16 bands in the file, three float32 bands out.
+    # Three int16 bands in the file; of each band out the values or the image, the reflectance and the validity.
+    need = 5 * 7 * (3 * 2 + 3 * (4 + 4 + 1))
     geotiff.read_chip(self.path, roles=RGB, sensor="sentinel2_l2a", max_bytes=need)
     with self.assertRaisesRegex(geotiff.GeoTiffError, "limit is 0 MiB.*cut it into chips"):
       geotiff.read_chip(self.path, roles=RGB, sensor="sentinel2_l2a", max_bytes=need - 1)

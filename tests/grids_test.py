@@ -130,6 +130,20 @@ class RasterizeTest(parameterized.TestCase):
     np.testing.assert_array_equal(grids.rasterize([shapely.Polygon()], utm()), np.zeros((4, 6), np.uint8))
 
 
+class PolygonizeTest(parameterized.TestCase):
+  @parameterized.parameters("EPSG:32723", "EPSG:4326")
+  def test_rasterizing_the_outline_gives_the_mask_back(self, crs):
+    mask = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((40, 50)), 2) > 0.05
+    grid = utm(40, 50) if crs == "EPSG:32723" else grids.Grid(crs, affine.Affine(1e-4, 0, 20, 0, -1e-4, 60), 40, 50)
+    outline = grids.polygonize(mask.astype(np.uint8), grid)
+    np.testing.assert_array_equal(grids.rasterize([outline], grid), mask)
+    west, south, east, north = grid.lonlat_bounds()
+    self.assertTrue(shapely.box(west - 1e-9, south - 1e-9, east + 1e-9, north + 1e-9).contains(outline))
+
+  def test_no_mine_has_an_empty_outline(self):
+    self.assertTrue(grids.polygonize(np.zeros((4, 6), np.uint8), utm()).is_empty)
+
+
 class ResampleTest(parameterized.TestCase):
   @parameterized.parameters((30.0, 10.0), (15.0, 10.0), (10.0, 30.0), (10.0, 15.0))
   def test_a_plane_stays_the_plane(self, source_m, target_m):

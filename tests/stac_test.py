@@ -2,15 +2,13 @@
 
 import builtins
 import copy
-import functools
-import http.server
 import importlib
 import json
-import multiprocessing
 import os
 import pathlib
 import pickle
-import re
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -430,69 +428,16 @@ class SourceTest(StacTest):
       importlib.reload(stac)
 
 
-class Server(http.server.SimpleHTTPRequestHandler):
-  """Files with byte ranges, as GDAL asks for them, and a STAC API of one page."""
-
-  items = ()
-
-  def log_message(self, *args):
-    pass
-
-  def send_json(self, content):
-    body = json.dumps(content).encode()
-    self.send_response(200)
-    self.send_header("Content-Type", "application/json")
-    self.send_header("Content-Length", str(len(body)))
-    self.end_headers()
-    self.wfile.write(body)
-
-  def do_POST(self):
-    wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-    found = [i for i in self.items if i["collection"] in wanted["collections"]]
-    self.send_json({"type": "FeatureCollection", "features": found, "links": []})
-
-  def do_GET(self):
-    if self.path in ("/api", "/api/"):
-      root = f"http://{self.headers['Host']}/api"
-      links = [{"rel": rel, "href": root} for rel in ("self", "root")]
-      links.append({"rel": "search", "href": f"{root}/search", "type": "application/geo+json", "method": "POST"})
-      conforms = [f"https://api.stacspec.org/v1.0.0/{part}" for part in ("core", "item-search")]
-      return self.send_json(
-        {
-          "type": "Catalog",
-          "id": "a",
-          "description": "-",
-          "stac_version": "1.0.0",
-          "conformsTo": conforms,
-          "links": links,
-        }
-      )
-    span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-    path = pathlib.Path(self.translate_path(self.path))
-    if not span or not path.is_file():
-      return super().do_GET()
-    content = path.read_bytes()
-    first, last = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
-    self.send_response(206)
-    self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-    self.send_header("Content-Length", str(last - first + 1))
-    self.end_headers()
-    self.wfile.write(content[first : last + 1])
-
-
 class RemoteTest(StacTest):
   def setUp(self):
     super().setUp()
     self.enterContext(mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}))
-    handler = functools.partial(type("Handler", (Server,), {"items": self.items()}), directory=str(self.root))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    self.url = f"http://127.0.0.1:{server.server_address[1]}"
     # A process of its own: GDAL waits for bytes while it holds the lock that a thread of this one would need.
-    serving = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
-    serving.start()
-    server.server_close()
-    self.addCleanup(serving.join)
+    (self.root / "found.json").write_text(json.dumps(self.items()))
+    command = [sys.executable, "-m", "tests.stac_server", str(self.root), str(self.root / "found.json")]
+    serving = self.enterContext(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
     self.addCleanup(serving.terminate)
+    self.url = f"http://127.0.0.1:{int(serving.stdout.readline())}"
 
   def items(self):
     return [earth_search(), hls(L30, "hls2-l30", ("B02", "B03", "B04"))]

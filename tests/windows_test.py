@@ -53,7 +53,7 @@ class SharedPixelsTest(WindowTest):
     ) as dst:  # fmt: skip
       dst.write(np.full((1, 256, 256), 700, np.uint16), window=((25_600, 25_856), (25_600, 25_856)))
     grid = grids.Grid("EPSG:32723", PLACE @ affine.Affine.translation(25_700, 25_700), 100, 100)
-    image, valid = geotiff.read_on_grid([geotiff.Band(path, 1)], grid, sensor="sentinel2_l2a", max_bytes=2**19)
+    image, valid = geotiff.read_on_grid([geotiff.Band(path, 1)], grid, sensor="sentinel2_l2a", max_bytes=2**20)
     np.testing.assert_allclose(image, 0.07, rtol=1e-6)
     self.assertTrue(valid.all())
     for size, message in (

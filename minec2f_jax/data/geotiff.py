@@ -273,18 +273,18 @@ def _reflectance(file: RasterFile, indices: Sequence[int], window, sensor: senso
         sensors.check_limits(sensor, _value_range(values[band][valid[band]]))
       except sensors.SensorError as err:
         raise file.error(str(err), "or leave the file out", band=index, window=window) from err
-  if valid.all():
-    return sensors.to_reflectance(values, sensor)
-  with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite: `_finish` takes it for invalid.
-    return np.where(valid, sensors.to_reflectance(np.where(valid, values, 0), sensor), np.float32(np.nan))
+  with np.errstate(over="ignore", invalid="ignore"):  # What overflows is infinite, which `_finish` takes for invalid.
+    planes = sensors.to_reflectance(values, sensor)
+  del values  # Memory counts here.
+  np.copyto(planes, np.nan, where=~valid)
+  return planes
 
 
 def _finish(planes: np.ndarray):
   """image [H, W, C], 0 where invalid, and valid [H, W] of [C, H, W] with NaN (or infinity) where invalid."""
   valid = np.isfinite(planes).all(axis=0)
   image = np.ascontiguousarray(np.moveaxis(planes, 0, -1))
-  if not valid.all():
-    image[~valid] = 0.0
+  np.copyto(image, 0.0, where=~valid[..., None])
   return image, valid
 
 

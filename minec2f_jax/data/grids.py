@@ -145,6 +145,13 @@ def rasterize(geometries, grid: Grid) -> np.ndarray:
   return features.rasterize(shapes, out_shape=(grid.height, grid.width), transform=grid.transform, dtype=np.uint8)
 
 
+def polygonize(mask: np.ndarray, grid: Grid) -> shapely.MultiPolygon:
+  """The outline of what is not 0 in a mask [H, W], along pixel edges, in longitude and latitude."""
+  pairs = features.shapes((mask != 0).astype(np.uint8), mask=mask != 0, transform=grid.transform)
+  parts = [shapely.geometry.shape(outline) for outline, _ in pairs]
+  return shapely.transform(shapely.MultiPolygon(parts), lambda xy: _project(LONLAT, xy, source=grid.crs))
+
+
 def resample(values: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False) -> np.ndarray:
   """`values` [H, W] on the target grid, through GDAL's warper: bilinear, with a kernel as wide as any shrinking.
 
@@ -203,7 +210,7 @@ def _bounds_in(crs: str, source: str, bounds):
   return bounds if _same_crs(crs, source) else warp.transform_bounds(source, crs, *bounds, densify_pts=_EDGE_POINTS)
 
 
-def _project(crs: str, lonlat: np.ndarray) -> np.ndarray:
-  if not lonlat.size or _same_crs(crs, LONLAT):
-    return lonlat
-  return np.column_stack(warp.transform(LONLAT, crs, lonlat[:, 0], lonlat[:, 1]))
+def _project(crs: str, xy: np.ndarray, *, source: str = LONLAT) -> np.ndarray:
+  if not xy.size or _same_crs(crs, source):
+    return xy
+  return np.column_stack(warp.transform(source, crs, xy[:, 0], xy[:, 1]))

@@ -19,7 +19,7 @@ from rasterio import enums, errors, windows
 from minec2f_jax.data import grids
 from minec2f_jax.errors import UserError
 
-MAX_BYTES = 512 * 2**20  # A chip of 4096 x 4096 pixels and six bands fits; a whole scene does not.
+MAX_BYTES = 512 * 2**20  # A chip of 2700 x 2700 pixels and six bands of integers fits; a whole scene does not.
 DRIVERS = ("GTiff",)  # Reads COGs too: they are GeoTIFFs.
 
 Window = tuple[tuple[int, int], tuple[int, int]]  # (first row, end), (first column, end)
@@ -101,7 +101,7 @@ class RasterFile:
   def grid(self) -> grids.Grid | None:
     """Where the pixels lie, or None as in `Header`."""
     crs, transform = self.src.crs, self.src.transform
-    if crs is None or transform.b or transform.d or not (transform.a and transform.e):
+    if crs is None or not np.isfinite(transform).all() or transform.b or transform.d or not (transform.a and transform.e):
       return None
     return grids.Grid(crs.to_string(), transform, self.src.height, self.src.width)
 
@@ -132,9 +132,10 @@ class RasterFile:
     """Raises if decoding `num_bands` bands of `window` may need more than `max_bytes`."""
     (top, bottom), (left, right) = window
     src = self.src
-    # A block is decoded whole, with all bands where they are interleaved by pixel.
-    pixels = max((bottom - top) * (right - left), max(h * w for h, w in src.block_shapes))
-    need = pixels * (src.count * np.dtype(src.dtypes[0]).itemsize + num_bands * 4)
+    # A block is decoded whole, with all bands where they are interleaved by pixel. Then the wanted bands stand there as
+    # stored values with their validity, as reflectance, and as reflectance in the order of an image.
+    pixels, stored = max((bottom - top) * (right - left), max(h * w for h, w in src.block_shapes)), src.dtypes[0]
+    need = pixels * (src.count * np.dtype(stored).itemsize + num_bands * (max(np.dtype(stored).itemsize, 4) + 4 + 1))
     if need > max_bytes:
       raise self.error(
         f"{bottom - top} x {right - left} pixels, {src.count} bands of {src.dtypes[0]} "

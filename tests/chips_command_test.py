@@ -364,6 +364,46 @@ class ImageryTest(CommandTest):
       np.testing.assert_allclose(image.read().mean((1, 2)), np.arange(1, 7) / 10, rtol=1e-6)
 
   @parameterized.named_parameters(
+    (
+      "landsat",
+      "LC08_L2SP_001077_20210601_20210608_02_T1_{}.TIF",
+      "SR_B{}",
+      "QA_PIXEL",
+      8,
+      "landsat_c2_l2",
+      "Landsat 8",
+    ),
+    ("hls", "HLS.L30.T19KDQ.2021152T143000.v2.0.{}.tif", "B0{}", "Fmask", 2, "hls_l30", "HLS"),
+  )
+  def test_products_of_single_bands_serve_by_their_names_alone(self, name, band, quality, cloud, sensor, product):
+    grid = scenery.utm_grid(200, 200, 30.0)
+    for i in range(2, 8):
+      dn = np.full((1, 200, 200), 8000 + 1000 * i if sensor == "landsat_c2_l2" else 1000 * i, np.uint16)
+      dn[:, :, 100:] -= 500
+      kind = dn if sensor == "landsat_c2_l2" else dn.astype(np.int16)
+      scenery.write(self.imagery / name.format(band.format(i)), kind, grid, (None,))
+    codes = np.zeros((1, 200, 200), np.uint16 if quality == "QA_PIXEL" else np.uint8)
+    codes[:, 40:44, 40:44] = cloud
+    scenery.write(self.imagery / name.format(quality), codes, grid, (None,))
+    mines = self._polygons(scenery.blob(grid, 50, 50, 12), scenery.blob(grid, 150, 150, 12))
+    self._run(gsd_m=10.0, buffer_km=0.1)
+    rows = {row["location_group"]: row for row in self._rows()}
+    self.assertLen(rows, 2)
+    self._check_masks(mines)
+    for row in rows.values():
+      self.assertEqual((row["scene_sensor"], row["product"], row["date"]), (sensor, product, "2021-06-01"))
+      self.assertStartsWith(row["gsd_m"], "10.0")
+      with rasterio.open(self._image(row["id"])) as image:
+        self.assertEqual(image.descriptions, SIX)
+        seen = image.read()
+        west = image.transform.c < grid.transform.c + 3000
+      stored = np.arange(2, 8) * 1000.0 - (0 if west else 500) + (8000 if sensor == "landsat_c2_l2" else 0)
+      expected = stored * 2.75e-5 - 0.2 if sensor == "landsat_c2_l2" else stored * 1e-4
+      np.testing.assert_allclose(np.nanmean(seen, (1, 2)), expected, rtol=1e-5)
+      # Four by four pixels of 30 m under cloud, at 10 m.
+      self.assertEqual(np.isnan(seen).any(0).sum(), 144 if west else 0)
+
+  @parameterized.named_parameters(
     ("utm_10_m", "utm", 10.0),
     ("utm_30_m", "utm", 30.0),
     ("degrees_10_m", "degrees", 9e-5),

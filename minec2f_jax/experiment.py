@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from minec2f_jax import console, distillation, metrics
+from minec2f_jax import console, distillation, files, metrics
 from minec2f_jax import methods as methods_lib
 from minec2f_jax.data import augment, coarsen, folder, pipeline, sensors, tfds_source
 from minec2f_jax.errors import UserError
@@ -354,7 +354,7 @@ def _claim(workdir: pathlib.Path, config):
   """Makes `workdir` and writes the resolved config into it."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+    files.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error
 

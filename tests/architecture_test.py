@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Module (or room) -> what of the project it may import.
 PURE = ("minec2f_jax.ops",)
+PLAIN = ("minec2f_jax.errors", "minec2f_jax.console", "minec2f_jax.files")  # Of use in any room that does I/O.
 ALLOWED = {
   "minec2f_jax.ops": (),
   "minec2f_jax.losses": PURE,
@@ -18,6 +19,7 @@ ALLOWED = {
   "minec2f_jax.metrics": PURE,
   "minec2f_jax.errors": (),
   "minec2f_jax.console": (),
+  "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
   "minec2f_jax.methods": (
     "minec2f_jax.methods",
@@ -26,8 +28,8 @@ ALLOWED = {
     "minec2f_jax.distillation",
     *PURE,
   ),
-  "minec2f_jax.data": ("minec2f_jax.data", "minec2f_jax.errors", "minec2f_jax.console", *PURE),
-  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", "minec2f_jax.errors", "minec2f_jax.console"),
+  "minec2f_jax.data": ("minec2f_jax.data", *PLAIN, *PURE),
+  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", *PLAIN),
   "minec2f_jax.evaluation": (
     "minec2f_jax.evaluation",
     "minec2f_jax.methods",
@@ -41,8 +43,7 @@ ALLOWED = {
   "datasets": (
     "datasets",
     "minec2f_jax.data",
-    "minec2f_jax.errors",
-    "minec2f_jax.console",
+    *PLAIN,
     "minec2f_jax.evaluation.figures",
   ),
   "launch": ("minec2f_jax.experiment", "minec2f_jax.errors"),

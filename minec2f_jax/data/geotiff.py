@@ -1,14 +1,12 @@
 """Image chips, labels and windows of scenes from GeoTIFF files, as reflectance and validity; and writing our own."""
 
 import functools
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
+from minec2f_jax import files
 from minec2f_jax.data import grids, sensors
 from minec2f_jax.data.rasterfile import (
   DRIVERS,
@@ -17,7 +15,6 @@ from minec2f_jax.data.rasterfile import (
   GeoTiffError,
   Header,
   RasterFile,
-  make_error,
   open_raster,
 )
 
@@ -192,29 +189,21 @@ def write_geotiff(
   """Writes [C, H, W] as a deflated GeoTIFF: whole or not at all, and the same bytes for the same arguments.
 
   Raises:
-    GeoTiffError: the file cannot be written.
+    UserError: the file cannot be written.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(f"{path.name}.partial")
   profile = dict(
     compress="deflate", predictor=3 if bands.dtype.kind == "f" else 2, photometric="MINISBLACK", alpha="NO"
   )
   if min(grid.height, grid.width) > 256:
     profile |= dict(tiled=True, blockxsize=256, blockysize=256)
   place = dict(height=grid.height, width=grid.width, crs=grid.crs, transform=grid.transform)
-  try:
-    with rasterio.open(
-      partial, "w", driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile
-    ) as dst:
+  # In memory first: GDAL does not tell of a disk that is full when it closes a file.
+  with rasterio.MemoryFile() as memory:
+    with memory.open(driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile) as dst:
       dst.write(bands)
       dst.descriptions = tuple(descriptions)
       dst.update_tags(**(tags or {}))
-    os.replace(partial, path)
-  except (OSError, RasterioError) as err:
-    partial.unlink(missing_ok=True)
-    raise make_error(
-      path, f"cannot be written ({err.__cause__ or err})", "make room, or choose another folder"
-    ) from err
+    files.write_bytes(path, memory.getbuffer())
 
 
 def _interpret(file: RasterFile, roles, sensor: str) -> tuple[tuple[int, ...], sensors.Sensor]:

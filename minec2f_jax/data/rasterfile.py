@@ -101,7 +101,9 @@ class RasterFile:
   def grid(self) -> grids.Grid | None:
     """Where the pixels lie, or None as in `Header`."""
     crs, transform = self.src.crs, self.src.transform
-    if crs is None or not np.isfinite(transform).all() or transform.b or transform.d or not (transform.a and transform.e):
+    if (
+      crs is None or not np.isfinite(transform).all() or transform.b or transform.d or not (transform.a and transform.e)
+    ):
       return None
     return grids.Grid(crs.to_string(), transform, self.src.height, self.src.width)
 

@@ -16,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from minec2f_jax import files
 from minec2f_jax.errors import UserError
 from minec2f_jax.methods.base import PyTree, Variables
 from minec2f_jax.training.optimizers import Progress
@@ -26,13 +27,6 @@ _ARRAYS = ("trainable", "extra", "opt_state", "scalars")
 
 class CheckpointError(UserError):
   """A checkpoint that is absent, or that does not fit the model which should take it."""
-
-
-def write_text(path: pathlib.Path, text: str):
-  """Writes `text` so that a killed process leaves the old file or the new one, never half of it."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(text)
-  partial.replace(path)
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -117,11 +111,11 @@ class Checkpoints:
     if frozen:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(self.folder / "frozen", frozen, force=True)
-    write_text(spec_path, json.dumps(spec, indent=2, sort_keys=True) + "\n")
+    files.write_text(spec_path, json.dumps(spec, indent=2, sort_keys=True) + "\n")
 
   def mark_finished(self, progress: Progress):
     """Notes that the stage has come to its end."""
-    write_text(self.folder / "finished.json", json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
+    files.write_text(self.folder / "finished.json", json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
 
   def finished(self) -> bool:
     """Whether the stage has come to its end (a prolonged one has, once)."""

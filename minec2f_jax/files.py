@@ -1,0 +1,90 @@
+"""Files that are whole or not there, their hashes, and folders held against a second run."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+
+from minec2f_jax.errors import UserError
+
+_PARTIAL = ".partial"
+_UMASK = os.umask(0)  # Can only be read by setting it, which is no thing to do beside other threads.
+os.umask(_UMASK)
+
+
+def write_bytes(path, content: bytes | memoryview):
+  """Writes a file such that a kill, a full disk or another writer leaves the old one or the new one, never half of it.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  path, partial = pathlib.Path(path), None
+  try:
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+    with open(descriptor, "wb") as file:
+      file.write(content)
+    os.chmod(partial, 0o666 & ~_UMASK)  # mkstemp lets nobody else read.
+    os.replace(partial, path)
+  except OSError as error:
+    if partial:
+      pathlib.Path(partial).unlink(missing_ok=True)
+    raise UserError(f"{path}: cannot be written ({error}); make room, or choose another folder") from error
+
+
+def write_text(path, text: str):
+  """`write_bytes` of UTF-8; a file that says so already keeps its date."""
+  content = text.encode()
+  with contextlib.suppress(OSError):
+    if pathlib.Path(path).read_bytes() == content:
+      return
+  write_bytes(path, content)
+
+
+def write_json(path, value):
+  """`write_text` of JSON, which is the same for the same value; NaN and infinities, which JSON lacks, become null."""
+  write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(path) -> str:
+  """SHA-256 of a file in hexadecimal digits."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder) -> Iterator[None]:
+  """Holds `folder` against other processes of this machine that ask for it, and clears what killed ones left there.
+
+  The lock ends with the process, however it ends. Network file systems may not carry it.
+
+  Raises:
+    UserError: another process holds it.
+  """
+  folder = pathlib.Path(folder)
+  with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      file.seek(0)
+      raise UserError(
+        f"{folder}: process {file.read().strip() or 'unknown'} is at work there; wait for it, or choose another folder"
+      ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    for left in folder.rglob(f".*{_PARTIAL}"):
+      left.unlink(missing_ok=True)
+    yield
+
+
+def _plain(value):
+  if isinstance(value, Mapping):
+    return {key: _plain(entry) for key, entry in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(entry) for entry in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

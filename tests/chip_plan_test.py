@@ -124,7 +124,7 @@ class PlanTest(parameterized.TestCase):
     box = chip_plan._union([(-180.0, -18.0, -179.9, -17.9), (179.99, -18.0, -179.9, -17.9)], -179.96)
     np.testing.assert_allclose(box, (179.99, -18.0, -179.9, -17.9))
     place = named("fiji", shapely.box(179.98, -17.0, 179.99, -16.99))
-    raster = grids.utm_grid((179.9, -17.1, 179.99, -16.9), gsd_m=10.0, margin_m=3000)
+    raster = grids.utm_grid((179.87, -17.13, 180.02, -16.87), gsd_m=10.0)
     scenery.write(
       self.imagery / "b.tif", np.zeros((1, raster.height, raster.width), np.float32), raster, ("red",), sparse_ok=True
     )

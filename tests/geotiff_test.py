@@ -181,6 +181,7 @@ class EncodingTest(GeotiffTest):
 
   @parameterized.parameters(("sentinel2_l2a", 0), ("landsat_c2_l2", 0), ("hls", -9999))
   def test_a_products_fill_value_is_invalid_though_undeclared(self, sensor, fill):
+    self.dn += 9000 if sensor == "landsat_c2_l2" else 0  # Reflectance from 0.05 on.
     self.dn[1, 2, 3] = fill
     self._write(self.dn, names=RGB)
     _, valid = geotiff.read_chip(self.path, roles=RGB, sensor=sensor)
@@ -269,6 +270,17 @@ class HostileFileTest(GeotiffTest):
 
 
 class ReadMaskTest(GeotiffTest):
+  def test_complex_and_scaled_values_are_no_labels(self):
+    mask = np.array([[[0, 1], [1, 0]]])
+    self._write(mask.astype(np.complex64))
+    with self.assertRaisesRegex(geotiff.GeoTiffError, "complex64 values.*a label is 0 and 1 as stored"):
+      geotiff.read_mask(self.path)
+    self._write(mask.astype(np.uint8))
+    with rasterio.open(self.path, "r+") as dst:
+      dst.scales, dst.offsets = (0.5,), (0.0,)
+    with self.assertRaisesRegex(geotiff.GeoTiffError, "uint8 values, scale 0.5, offset 0"):
+      geotiff.read_mask(self.path)
+
   def test_values_below_zero_255_and_nodata_do_not_count(self):
     values = np.array([[[0, 1, 255], [-1, -9999, 7]]], np.int16)
     self._write(values, nodata=7)

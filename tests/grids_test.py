@@ -66,18 +66,18 @@ class UtmGridTest(parameterized.TestCase):
     st.sampled_from([10.0, 15.0, 30.0]),
     st.integers(1, 64),
   )
-  def test_it_covers_the_place_and_its_margin_on_whole_multiples(self, lon, lat, size, gsd_m, min_size):
+  def test_it_covers_the_place_on_whole_multiples(self, lon, lat, size, gsd_m, min_size):
     box = (lon, lat, lon + size, lat + size)
-    grid = grids.utm_grid(box, gsd_m=gsd_m, margin_m=100.0, min_size=min_size)
+    grid = grids.utm_grid(box, gsd_m=gsd_m, min_size=min_size)
     self.assertEqual((grid.transform.c % gsd_m, grid.transform.f % gsd_m), (0.0, 0.0))
     self.assertGreaterEqual(min(grid.height, grid.width), min_size)
     to_utm = pyproj.Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
     xs, ys = to_utm.transform([box[0], box[2], box[0], box[2]], [box[1], box[1], box[3], box[3]])
     left, bottom, right, top = grid.bounds
-    self.assertLessEqual(left, min(xs) - 99)
-    self.assertGreaterEqual(right, max(xs) + 99)
-    self.assertLessEqual(bottom, min(ys) - 99)
-    self.assertGreaterEqual(top, max(ys) + 99)
+    self.assertLessEqual(left, min(xs) + 1e-3)
+    self.assertGreaterEqual(right, max(xs) - 1e-3)
+    self.assertLessEqual(bottom, min(ys) + 1e-3)
+    self.assertGreaterEqual(top, max(ys) - 1e-3)
 
 
 class NativeGridTest(parameterized.TestCase):
@@ -92,8 +92,15 @@ class NativeGridTest(parameterized.TestCase):
     self.assertEqual(grids.native_grid(self.RASTER, (9.6, 4.6, 12, 8)).bounds, (9.5, 4.5, 10, 5))
     self.assertIsNone(grids.native_grid(self.RASTER, (20, 0, 21, 1)))
 
-  def test_margin_and_least_size_widen_it(self):
-    self.assertEqual(grids.native_grid(self.RASTER, (1.1, 1.1, 1.2, 1.2), margin_m=30_000).bounds, (0.5, 0.5, 1.5, 1.5))
+  def test_a_raster_across_180_degrees_is_met_from_either_side(self):
+    raster = grids.Grid("EPSG:4326", affine.Affine(0.5, 0, 175, 0, -0.5, 5), 20, 20)  # 175 E to 175 W.
+    self.assertEqual(grids.native_grid(raster, (-178.9, 0.1, -178.6, 0.4)).bounds, (181.0, 0.0, 181.5, 0.5))
+    self.assertEqual(grids.native_grid(raster, (178.6, 0.1, 178.9, 0.4)).bounds, (178.5, 0.0, 179.0, 0.5))
+    mine = [shapely.box(-179, 0, -178, 1), shapely.box(178, 0, 179, 1)]
+    got = grids.rasterize(mine, raster)
+    np.testing.assert_array_equal(np.argwhere(got.any(0)).ravel(), [6, 7, 12, 13])
+
+  def test_a_least_size_widens_it(self):
     wide = grids.native_grid(self.RASTER, (1.1, 1.1, 1.2, 1.2), min_size=4)
     self.assertEqual((wide.height, wide.width), (4, 4))
 

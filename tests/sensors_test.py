@@ -105,6 +105,8 @@ class EncodingTest(parameterized.TestCase):
     ),
     ("unknown_name", dict(name="sentinel3", dtype="int16"), "sentinel3.*choose one of"),
     ("integers_as_fractions", dict(name="reflectance", dtype="uint16"), "integers cannot hold"),
+    ("scale_of_nothing", dict(name="auto", dtype="uint16", scales=[0.0], offsets=[0.0]), "are no scales"),
+    ("eight_bits", dict(name="reflectance_x10000", dtype="uint8"), "8 bits cannot hold.*picture"),
     ("complex", dict(name="auto", dtype="complex64"), "only integer and floating-point"),
     (
       "contradicting_tags",
@@ -116,13 +118,30 @@ class EncodingTest(parameterized.TestCase):
     with self.assertRaisesRegex(sensors.SensorError, message):
       sensors.resolve_sensor(**kwargs)
 
-  def test_floats_beyond_reflectance_are_refused_only_where_nobody_named_the_sensor(self):
-    auto, named = (sensors.resolve_sensor(name, dtype="float32") for name in ("auto", "reflectance"))
-    with self.assertRaisesRegex(sensors.SensorError, r"values 12\.\.4261: not reflectance"):
-      sensors.check_limits(auto, (12.0, 4261.0))
-    sensors.check_limits(auto, (-0.05, 1.4))
-    sensors.check_limits(auto, None)
-    sensors.check_limits(named, (12.0, 4261.0))
+  def _check(self, name, stored, valid=None):
+    stored = np.asarray(stored)
+    sensor = sensors.resolve_sensor(name, dtype=stored.dtype) if isinstance(name, str) else name
+    valid = np.ones(stored.shape, bool) if valid is None else valid
+    sensors.check_plausible(sensor, stored, sensors.to_reflectance(stored, sensor), valid)
+
+  @parameterized.named_parameters(
+    ("unnamed_floats_in_another_unit", "auto", np.float32([12, 4261]), r"values 12\.\.4261: not reflectance"),
+    ("one_unnamed_float_in_another_unit", "auto", np.float32([0.1] * 99 + [3.0]), r"values 0.1\.\.3: not reflectance"),
+    ("digital_numbers_as_reflectance", "reflectance", np.float32([12, 4261]), "mean reflectance 2.14e.03"),
+    ("reflectance_as_digital_numbers", "sentinel2_l2a", np.float32([0.1, 1.9]), "up to 1.9 are reflectance already"),
+    ("water_as_landsat", "landsat_c2_l2", np.int16([100, 900]), "mean reflectance -0.186 .*'landsat_c2_l2'"),
+    ("landsat_as_tenthousandths", "reflectance_x10000", np.uint16([16000, 20000]), "mean reflectance 1.8"),
+  )
+  def test_values_that_cannot_be_are_refused(self, name, stored, message):
+    with self.assertRaisesRegex(sensors.SensorError, message):
+      self._check(name, stored)
+
+  def test_values_that_can_be_pass_and_invalid_ones_do_not_count(self):
+    self._check("auto", np.float32([-0.05, 1.4]))
+    self._check("reflectance", np.float32([-0.3, 0.1, 2.5]))  # Outliers of a sensor that somebody named.
+    self._check("sentinel2_l2a_baseline04", np.uint16([700, 900]))  # Deep water: -0.03 and -0.01.
+    self._check("auto", np.float32([0.1, np.nan, 9e9]), valid=np.array([True, False, False]))
+    self._check("auto", np.float32([9e9]), valid=np.array([False]))
 
   def test_scale_and_offset_tags_of_all_bands_tell_integers(self):
     got = sensors.resolve_sensor("auto", dtype="uint16", scales=[2.75e-5] * 2, offsets=[-0.2] * 2)

@@ -11,6 +11,7 @@ import rasterio
 from absl.testing import absltest, parameterized
 
 from minec2f_jax.data import geotiff, grids
+from minec2f_jax.errors import UserError
 from tests.rasters import write_geotiff
 
 PLACE = affine.Affine(10, 0, 5e5, 0, -10, 8e6)  # As write_geotiff has it.
@@ -97,11 +98,11 @@ class WarpTest(WindowTest):
     left, top = to_crs.transform(-45.01, -18.05)
     source = grids.Grid(crs, affine.Affine(step, 0, left, 0, -step, top), 460, 460)
     geotiff.write_geotiff(
-      self.folder / "s.tif", (self._plane(source) - 1.5)[None].astype(np.float32), source, descriptions=["x"]
+      self.folder / "s.tif", self._plane(source)[None].astype(np.float32), source, descriptions=["x"]
     )
     image, valid = geotiff.read_on_grid([geotiff.Band(str(self.folder / "s.tif"), 1)], target, sensor="reflectance")
     self.assertTrue(valid.all())
-    np.testing.assert_allclose(image[..., 0], self._plane(target) - 1.5, atol=2e-5)
+    np.testing.assert_allclose(image[..., 0], self._plane(target), atol=2e-5)
 
   @parameterized.parameters(10.0, 7.0, 30.0)
   def test_a_window_reads_as_the_same_pixels_of_a_larger_one(self, gsd_m):
@@ -111,6 +112,15 @@ class WarpTest(WindowTest):
     whole, _ = geotiff.read_on_grid([band], large, sensor="sentinel2_l2a")
     part, _ = geotiff.read_on_grid([band], grids.cut(large, (9, 17), (5, 15)), sensor="sentinel2_l2a")
     np.testing.assert_allclose(part, whole[9:17, 5:15], atol=1e-6)
+
+  def test_a_window_in_another_reference_system_does_not_depend_on_its_size(self):
+    dn = np.random.default_rng(0).integers(1, 9000, (1, 700, 700)).astype(np.uint16)
+    band = geotiff.Band(self._write(dn), 1)
+    west, _, _, north = grids.Grid("EPSG:32723", PLACE, 700, 700).lonlat_bounds()
+    large = grids.Grid("EPSG:4326", affine.Affine(9e-5, 0, west + 1e-3, 0, -9e-5, north - 1e-3), 600, 600)
+    whole, _ = geotiff.read_on_grid([band], large, sensor="sentinel2_l2a")
+    part, _ = geotiff.read_on_grid([band], grids.cut(large, (290, 330), (310, 350)), sensor="sentinel2_l2a")
+    np.testing.assert_allclose(part, whole[290:330, 310:350], atol=1e-5)  # A tenth of a digital number.
 
   @parameterized.parameters(0.0, 65535.0, -9999.0, np.nan, np.inf)
   def test_what_fills_invalid_pixels_changes_no_valid_one(self, fill):
@@ -144,6 +154,29 @@ class RefusedTest(WindowTest):
       geotiff.GeoTiffError, r"band 1 \(nir\), rows 1:5, columns 2:6: values 3000..3000: not reflectance"
     ):
       geotiff.read_on_grid([geotiff.Band(path, 1)], grid)
+
+  def test_several_images_in_one_file(self):
+    path = self.folder / "pages.tif"
+    for append in (False, True):
+      with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=8, width=8, dtype="uint16", crs="EPSG:32723", transform=PLACE,
+        append_subdataset=append,
+      ) as dst:  # fmt: skip
+        dst.write(np.full((1, 8, 8), 1000 * (1 + append), np.uint16))
+    with self.assertRaisesRegex(geotiff.GeoTiffError, "pages.tif: holds 2 images; write the one that is meant"):
+      geotiff.read_mask(path)
+
+  def test_a_raster_with_south_up_is_read_as_it_lies(self):
+    dn = np.random.default_rng(0).integers(1, 9000, (1, 8, 8)).astype(np.uint16)
+    grid = grids.Grid("EPSG:32723", PLACE, 8, 8)
+    turned = grids.Grid("EPSG:32723", affine.Affine(10, 0, PLACE.c, 0, 10, PLACE.f - 80), 8, 8)
+    for name, values, place in (("a.tif", dn, grid), ("b.tif", dn[:, ::-1], turned)):
+      geotiff.write_geotiff(self.folder / name, values, place, descriptions=["x"])
+    images = [
+      geotiff.read_on_grid([geotiff.Band(str(self.folder / n), 1)], grid, sensor="reflectance_x10000")[0]
+      for n in ("a.tif", "b.tif")
+    ]
+    np.testing.assert_allclose(images[0], images[1], atol=1e-6)
 
   def test_other_drivers_only_when_asked(self):
     path = str(self.folder / "scene.img")
@@ -192,7 +225,7 @@ class WriteTest(WindowTest):
       self.assertEqual(src.tags()["CHIP"], "{}")
 
   def test_a_folder_that_is_not_there_is_told(self):
-    with self.assertRaisesRegex(geotiff.GeoTiffError, "absent.a.tif: cannot be written"):
+    with self.assertRaisesRegex(UserError, "absent.a.tif: cannot be written"):
       geotiff.write_geotiff(
         self.folder / "absent" / "a.tif",
         np.ones((1, 4, 4), np.uint8),

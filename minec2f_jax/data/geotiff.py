@@ -158,6 +158,12 @@ def read_mask(path, *, max_bytes: int = MAX_BYTES):
         "unset nodata (gdal_edit.py -unsetnodata) or declare 255",
         band=1,
       )
+    if np.dtype(file.src.dtypes[0]).kind not in "iuf" or (file.src.scales, file.src.offsets) != ((1.0,), (0.0,)):
+      raise file.error(
+        f"{file.src.dtypes[0]} values, scale {file.src.scales[0]:g}, offset {file.src.offsets[0]:g}",
+        "a label is 0 and 1 as stored",
+        band=1,
+      )
     file.check_budget(file.whole, 1, max_bytes)
     values = file.read([1], file.whole)
     (counts,) = file.holds(values, [1], file.whole) & (values >= 0) & (values != IGNORE)
@@ -191,9 +197,9 @@ def write_geotiff(
   Raises:
     UserError: the file cannot be written.
   """
-  profile = dict(
-    compress="deflate", predictor=3 if bands.dtype.kind == "f" else 2, photometric="MINISBLACK", alpha="NO"
-  )
+  profile = dict(compress="deflate", photometric="MINISBLACK", alpha="NO", predictor=2)
+  if bands.dtype.kind == "f":
+    profile["predictor"] = 3
   if min(grid.height, grid.width) > 256:
     profile |= dict(tiled=True, blockxsize=256, blockysize=256)
   place = dict(height=grid.height, width=grid.width, crs=grid.crs, transform=grid.transform)
@@ -256,14 +262,14 @@ def _reflectance(file: RasterFile, indices: Sequence[int], window, sensor: senso
   """[C, H, W] float32 of bands, NaN where invalid."""
   values = file.read(indices, window)
   valid = file.holds(values, indices, window, fill=sensor.fill)
-  if sensor.limits:
-    for band, index in enumerate(indices):
-      try:
-        sensors.check_limits(sensor, _value_range(values[band][valid[band]]))
-      except sensors.SensorError as err:
-        raise file.error(str(err), "or leave the file out", band=index, window=window) from err
   with np.errstate(over="ignore", invalid="ignore"):  # What overflows is infinite, which `_finish` takes for invalid.
     planes = sensors.to_reflectance(values, sensor)
+  valid &= np.isfinite(planes)
+  for band, index in enumerate(indices):
+    try:
+      sensors.check_plausible(sensor, values[band], planes[band], valid[band])
+    except sensors.SensorError as err:
+      raise file.error(str(err), "or leave the file out", band=index, window=window) from err
   del values  # Memory counts here.
   np.copyto(planes, np.nan, where=~valid)
   return planes

@@ -21,7 +21,7 @@ class Grid:
 
   Attributes:
     crs: "EPSG:32719", WKT, or whatever else names a coordinate reference system.
-    transform: of pixel corners, north up: no rotation.
+    transform: of pixel corners, without rotation; rows may run south up.
     height: rows.
     width: columns.
   """
@@ -53,9 +53,7 @@ class Grid:
     return float(np.mean(sides))
 
 
-def utm_grid(
-  lonlat_bounds: tuple[float, float, float, float], *, gsd_m: float, margin_m: float = 0.0, min_size: int = 1
-) -> Grid:
+def utm_grid(lonlat_bounds: tuple[float, float, float, float], *, gsd_m: float, min_size: int = 1) -> Grid:
   """The grid over (west, south, east, north) in the UTM zone of its centre (UPS beyond 84 N and 80 S).
 
   Edges lie on whole multiples of the pixel size, as those of Sentinel-2 tiles do: of the same zone and pixel size,
@@ -64,7 +62,6 @@ def utm_grid(
   Args:
     lonlat_bounds: degrees.
     gsd_m: side of a pixel in metres, > 0.
-    margin_m: added on every side.
     min_size: least height and width in pixels; what is added is shared by both sides.
   """
   if not gsd_m > 0:
@@ -72,28 +69,23 @@ def utm_grid(
   west, south, east, north = lonlat_bounds
   crs = _utm_crs((west + east) / 2, (south + north) / 2)
   left, bottom, right, top = warp.transform_bounds(LONLAT, crs, *lonlat_bounds, densify_pts=_EDGE_POINTS)
-  first_x, last_x = _at_least(*_snapped(left - margin_m, right + margin_m, gsd_m), min_size)
-  first_y, last_y = _at_least(*_snapped(bottom - margin_m, top + margin_m, gsd_m), min_size)
+  first_x, last_x = _at_least(*_snapped(left, right, gsd_m), min_size)
+  first_y, last_y = _at_least(*_snapped(bottom, top, gsd_m), min_size)
   transform = affine.Affine(gsd_m, 0, first_x * gsd_m, 0, -gsd_m, last_y * gsd_m)
   return Grid(crs, transform, last_y - first_y, last_x - first_x)
 
 
-def native_grid(
-  raster: Grid, lonlat_bounds: tuple[float, float, float, float], *, margin_m: float = 0.0, min_size: int = 1
-) -> Grid | None:
+def native_grid(raster: Grid, lonlat_bounds: tuple[float, float, float, float], *, min_size: int = 1) -> Grid | None:
   """The pixels of an existing raster that cover (west, south, east, north), cut at its borders; None if there are none.
 
   Args:
     raster: the whole raster.
     lonlat_bounds: degrees.
-    margin_m: added on every side, in metres on the ground.
     min_size: least height and width in pixels, as far as the raster reaches.
   """
-  west, south, east, north = lonlat_bounds
-  up = margin_m / 111_000  # Degrees; a margin need not be exact.
-  across = up / max(math.cos(math.radians((south + north) / 2)), 1e-3)
-  wide = (west - across, max(south - up, -90.0), east + across, min(north + up, 90.0))
-  (top, bottom), (left, right) = window_of(raster, *_bounds_in(raster.crs, LONLAT, wide))
+  bounds = _bounds_in(raster.crs, LONLAT, lonlat_bounds)
+  turn = _turn(raster, (bounds[0] + bounds[2]) / 2)
+  (top, bottom), (left, right) = window_of(raster, bounds[0] + turn, bounds[1], bounds[2] + turn, bounds[3])
   top, bottom = _at_least(top, bottom, min_size)
   left, right = _at_least(left, right, min_size)
   top, left = max(top, 0), max(left, 0)
@@ -139,7 +131,13 @@ def offset_in(raster: Grid, grid: Grid) -> tuple[int, int] | None:
 
 def rasterize(geometries, grid: Grid) -> np.ndarray:
   """[H, W] uint8: 1 where a pixel's centre lies in one of the geometries (shapely, longitude and latitude), else 0."""
-  shapes = [shapely.transform(g, lambda lonlat: _project(grid.crs, lonlat)) for g in geometries if not g.is_empty]
+  shapes = []
+  for geometry in geometries:
+    if not geometry.is_empty:
+      placed = shapely.transform(geometry, lambda lonlat: _project(grid.crs, lonlat))
+      west, _, east, _ = placed.bounds
+      turn = _turn(grid, (west + east) / 2)
+      shapes.append(shapely.transform(placed, lambda xy, turn=turn: xy + [turn, 0.0]) if turn else placed)
   if not shapes:
     return np.zeros((grid.height, grid.width), np.uint8)
   return features.rasterize(shapes, out_shape=(grid.height, grid.width), transform=grid.transform, dtype=np.uint8)
@@ -178,6 +176,12 @@ def resample(values: np.ndarray, source: Grid, target: Grid, *, nearest: bool = 
     tolerance=0,  # Exact transformation of every pixel, or the result would depend on the window's size.
   )
   return out
+
+
+def _turn(grid: Grid, x: float) -> float:
+  """What to add to a longitude so that it comes within half a turn of the middle of a grid in degrees, else 0."""
+  left, _, right, _ = grid.bounds
+  return 360.0 * round(((left + right) / 2 - x) / 360) if warp.CRS.from_user_input(grid.crs).is_geographic else 0.0
 
 
 def _utm_crs(lon: float, lat: float) -> str:

@@ -64,7 +64,7 @@ class Header:
     dtype: of the first band.
     descriptions: band names in file order, None where a band has none.
     encodings: (scale, offset) tags of each band; (1, 0) means untagged.
-    grid: where its pixels lie; None without a reference system, or where rows are not north up.
+    grid: where its pixels lie; None without a reference system, or where rows are askew.
     tags: of the file.
   """
 
@@ -101,9 +101,8 @@ class RasterFile:
   def grid(self) -> grids.Grid | None:
     """Where the pixels lie, or None as in `Header`."""
     crs, transform = self.src.crs, self.src.transform
-    if (
-      crs is None or not np.isfinite(transform).all() or transform.b or transform.d or not (transform.a and transform.e)
-    ):
+    placed = crs is not None and np.isfinite(transform).all() and transform.a and transform.e
+    if not placed or transform.b or transform.d:
       return None
     return grids.Grid(crs.to_string(), transform, self.src.height, self.src.width)
 
@@ -201,6 +200,8 @@ def open_raster(path, *, drivers: Sequence[str] = DRIVERS, allow_remote: bool = 
     raise make_error(path, "no such file", "check the path")
   try:
     with _open_quietly(path, drivers) as src:
+      if src.subdatasets:
+        raise make_error(path, f"holds {len(src.subdatasets)} images", "write the one that is meant to its own file")
       yield RasterFile(path, src)
   except GeoTiffError:
     raise

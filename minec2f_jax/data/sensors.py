@@ -19,6 +19,8 @@ ROLES = ("blue", "green", "red", "nir", "swir1", "swir2")
 # Atmospheric correction gives slightly negative values; glint, snow and clouds pass 1. Values
 # beyond these are in another unit.
 PLAUSIBLE_REFLECTANCE = (-0.2, 2.0)
+# What the mean of a band over a window can be, whatever is there: deep water in SWIR, fresh snow.
+PLAUSIBLE_MEAN = (-0.05, 1.5)
 
 
 class SensorError(UserError):
@@ -36,7 +38,7 @@ class Sensor:
     band_names: role -> names a file may give that band, besides the role itself.
     fallback_names: role -> names accepted only where no name of `band_names` is present.
     fill: digital number that the product writes where it saw nothing, declared as nodata or not.
-    limits: lowest and highest believable reflectance; None trusts whoever named the sensor.
+    limits: lowest and highest believable reflectance, where nobody named the sensor.
   """
 
   name: str
@@ -196,6 +198,8 @@ def resolve_sensor(name, *, dtype, tags=None, value_range=None, scales=(), offse
   if kind not in "iuf":
     raise SensorError(f"{seen}: only integer and floating-point images hold reflectance")
   told = set(zip(scales, offsets, strict=True)) - {(1.0, 0.0)}
+  if any(not scale > 0 for scale, _ in told):
+    raise SensorError(f"{seen}: scale tags {sorted(scales)} are no scales; {remedy}, and correct the tags")
   if name != "auto":
     sensor = get_sensor(name)
   elif kind == "f":
@@ -209,6 +213,8 @@ def resolve_sensor(name, *, dtype, tags=None, value_range=None, scales=(), offse
     raise SensorError(f"{seen}: integers do not tell their scale and offset; {remedy}")
   if sensor.scale == 1.0 and kind != "f":
     raise SensorError(f"{seen}: integers cannot hold sensor {sensor.name!r} (0..1); {remedy}")
+  if sensor.scale < 1e-3 and np.dtype(dtype).itemsize == 1:
+    raise SensorError(f"{seen}: 8 bits cannot hold sensor {sensor.name!r}; is it a picture? Give the measurements")
   # A float file may have been decoded already, and keep the metadata of what it came from.
   if identified and kind != "f" and not _compatible(sensor.name, identified):
     raise SensorError(f"the file's metadata say {identified!r}, config.data.sensor says {name!r}; correct one of them")
@@ -226,15 +232,31 @@ def _compatible(named: str, identified: str) -> bool:
   return named in (identified, *_GENERIC) or "hls" in (named, identified) and named[:3] == identified[:3]
 
 
-def check_limits(sensor: Sensor, value_range):
-  """Raises SensorError if stored values (min, max) lie outside of what the sensor believes; None is fine."""
-  if sensor.limits is None or value_range is None:
+def check_plausible(sensor: Sensor, stored, reflectance, valid):
+  """Raises SensorError if one band cannot be what `sensor` saw; that encodings were mixed up shows in most cases.
+
+  Args:
+    sensor: that decoded it.
+    stored: [H, W] values of the file.
+    reflectance: [H, W] the same decoded.
+    valid: [H, W] bool; all False is fine.
+  """
+  if not valid.any():
     return
-  low, high = sensor.limits
-  if not low <= value_range[0] <= value_range[1] <= high:
+  remedy = f"set config.data.sensor to another of {tuple(SENSORS)}"
+  if sensor.limits:
+    low, high = sensor.limits
+    value_range = (float(stored.min(where=valid, initial=np.inf)), float(stored.max(where=valid, initial=-np.inf)))
+    if not low <= value_range[0] <= value_range[1] <= high:
+      raise SensorError(f"values {_span(value_range)}: not reflectance, which lies in [{low}, {high}]; {remedy}")
+  if stored.dtype.kind == "f" and sensor.scale < 1e-3:
+    top = float(stored.max(where=valid, initial=-np.inf))
+    if top <= PLAUSIBLE_REFLECTANCE[1]:
+      raise SensorError(f"values up to {top:g} are reflectance already, not those of {sensor.name!r}; {remedy}")
+  mean = float(reflectance.mean(where=valid, dtype=np.float64))
+  if not PLAUSIBLE_MEAN[0] <= mean <= PLAUSIBLE_MEAN[1]:
     raise SensorError(
-      f"values {_span(value_range)}: not reflectance, which lies in [{low}, {high}]; set config.data.sensor to one of "
-      f"{tuple(SENSORS)}"
+      f"mean reflectance {mean:.3g} as sensor {sensor.name!r}, which lies in {list(PLAUSIBLE_MEAN)} anywhere; {remedy}"
     )
 
 

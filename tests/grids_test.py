@@ -166,7 +166,9 @@ class ResampleTest(parameterized.TestCase):
     inner = np.s_[1:8, 1:8]
     # GDAL rounds the weights of a widened kernel: off by some hundredths of a pixel, where one is worth 3e-3.
     atol = 1e-4 if target_m > source_m else 2e-6
-    np.testing.assert_allclose(grids.resample(plane(source), source, target)[inner], plane(target)[inner], atol=atol)
+    np.testing.assert_allclose(
+      grids.resample(plane(source)[None], source, target)[0][inner], plane(target)[inner], atol=atol
+    )
 
   def test_bilinear_is_scipys_order_one(self):
     rng = np.random.default_rng(0)
@@ -174,18 +176,19 @@ class ResampleTest(parameterized.TestCase):
     source, target = utm(12, 14), utm(24, 24, gsd_m=5.0, left=5e5 + 10, top=8e6 - 10)
     rows, columns = np.mgrid[:24, :24]
     expected = ndimage.map_coordinates(values, [(rows + 0.5) / 2 + 1 - 0.5, (columns + 0.5) / 2 + 1 - 0.5], order=1)
-    got = grids.resample(values, source, target)
+    (got,) = grids.resample(values[None], source, target)
     np.testing.assert_allclose(got[:20], expected[:20], atol=1e-6)
 
   def test_unknown_pixels_are_left_out_and_nearest_picks(self):
-    values = np.ones((12, 12), np.float32)
-    values[4:8, 4:8] = np.nan
-    got = grids.resample(values, utm(12, 12), utm(24, 24, gsd_m=5.0))
+    values = np.ones((2, 12, 12), np.float32)
+    values[0, 4:8, 4:8] = np.nan
+    got, other = grids.resample(values, utm(12, 12), utm(24, 24, gsd_m=5.0))
+    np.testing.assert_array_equal(other, 1.0)
     self.assertEqual(np.unique(got[np.isfinite(got)]).tolist(), [1.0])
     self.assertTrue(np.isnan(got[9:15, 9:15]).all())
     codes = np.arange(16, dtype=np.float32).reshape(4, 4)
     np.testing.assert_array_equal(
-      grids.resample(codes, utm(4, 4), utm(8, 8, gsd_m=5.0), nearest=True), codes.repeat(2, 0).repeat(2, 1)
+      grids.resample(codes[None], utm(4, 4), utm(8, 8, gsd_m=5.0), nearest=True)[0], codes.repeat(2, 0).repeat(2, 1)
     )
 
 

@@ -302,7 +302,7 @@ def _on_grid(file: RasterFile, indices: Sequence[int], grid: grids.Grid, max_byt
   source = grids.cut(raster, *window)
   planes = read(file, indices, window)
   if not aligned:
-    return np.stack([grids.resample(plane, source, grid, nearest=nearest) for plane in planes])
+    return grids.resample(planes, source, grid, nearest=nearest)
   row, column = grids.offset_in(grid, source)
   if (source.height, source.width) == (grid.height, grid.width):
     return planes

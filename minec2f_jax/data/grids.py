@@ -1,5 +1,6 @@
 """Grids: where the pixels of a chip lie on the ground, and what lies on them."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -7,12 +8,15 @@ from collections.abc import Sequence
 import affine
 import numpy as np
 import pyproj
+import rasterio
 import shapely
-from rasterio import features, warp
+from rasterio import enums, features, vrt, warp
 
 LONLAT = "EPSG:4326"
+_TOLERANCE_PX = 1e-5  # By which the warper may miss a source pixel.
+_SCALE_STEP = 0.01
 _ALIGNED_PX = 1e-3  # Grids nearer than this share their pixels; float noise of origins is far below it.
-_EDGE_POINTS = 21  # Straight edges bend under projection: bounds are taken over so many points of each.
+EDGE_POINTS = 21  # Straight edges bend under projection: bounds are taken over so many points of each.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Grid:
 
   def lonlat_bounds(self) -> tuple[float, float, float, float]:
     """(west, south, east, north) in degrees; edges are followed, not only corners."""
-    return warp.transform_bounds(self.crs, LONLAT, *self.bounds, densify_pts=_EDGE_POINTS)
+    return warp.transform_bounds(self.crs, LONLAT, *self.bounds, densify_pts=EDGE_POINTS)
 
   @property
   def gsd_m(self) -> float:
@@ -68,7 +72,7 @@ def utm_grid(lonlat_bounds: tuple[float, float, float, float], *, gsd_m: float, 
     raise ValueError(f"gsd_m={gsd_m} must be above 0 metres")
   west, south, east, north = lonlat_bounds
   crs = _utm_crs((west + east) / 2, (south + north) / 2)
-  left, bottom, right, top = warp.transform_bounds(LONLAT, crs, *lonlat_bounds, densify_pts=_EDGE_POINTS)
+  left, bottom, right, top = warp.transform_bounds(LONLAT, crs, *lonlat_bounds, densify_pts=EDGE_POINTS)
   first_x, last_x = _at_least(*_snapped(left, right, gsd_m), min_size)
   first_y, last_y = _at_least(*_snapped(bottom, top, gsd_m), min_size)
   transform = affine.Affine(gsd_m, 0, first_x * gsd_m, 0, -gsd_m, last_y * gsd_m)
@@ -150,32 +154,48 @@ def polygonize(mask: np.ndarray, grid: Grid) -> shapely.MultiPolygon:
   return shapely.transform(shapely.MultiPolygon(parts), lambda xy: _project(LONLAT, xy, source=grid.crs))
 
 
-def resample(values: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False) -> np.ndarray:
-  """`values` [H, W] on the target grid, through GDAL's warper: bilinear, with a kernel as wide as any shrinking.
+def resample(planes: np.ndarray, source: Grid, target: Grid, *, nearest: bool = False) -> np.ndarray:
+  """`planes` [C, H, W] on the target grid, through GDAL's warper: bilinear, with a kernel as wide as any shrinking.
+
+  A pixel depends on its own surroundings alone, not on the window it is read in: left to itself, GDAL approximates the
+  transformation, and guesses how much the kernel must be widened, both from the window's size.
 
   Args:
-    values: float32, NaN = unknown: left out of the kernel, whose other weights make up for it.
-    source: grid of `values`.
+    planes: float32, NaN = unknown: left out of the kernel, whose other weights make up for it.
+    source: grid of `planes`.
     target: grid of the result.
     nearest: pick the nearest pixel instead, for classes.
 
   Returns:
-    [target.height, target.width] float32, NaN where nothing is known.
+    [C, target.height, target.width] float32, NaN where nothing is known.
   """
-  out = np.full((target.height, target.width), np.nan, np.float32)
-  warp.reproject(
-    np.ascontiguousarray(values, np.float32),
-    out,
-    src_transform=source.transform,
-    src_crs=source.crs,
-    src_nodata=np.nan,
-    dst_transform=target.transform,
-    dst_crs=target.crs,
-    dst_nodata=np.nan,
-    resampling=warp.Resampling.nearest if nearest else warp.Resampling.bilinear,
-    tolerance=0,  # Exact transformation of every pixel, or the result would depend on the window's size.
-  )
-  return out
+  place = dict(crs=target.crs, transform=target.transform, height=target.height, width=target.width)
+  # Pixels out for one in; in steps, because degrees are not everywhere of one length.
+  scale = min(round(source.gsd_m / target.gsd_m / _SCALE_STEP) * _SCALE_STEP, 1.0)
+  with _in_memory(planes, source) as raster:
+    with vrt.WarpedVRT(
+      raster,
+      **place,
+      src_nodata=np.nan,
+      nodata=np.nan,
+      resampling=enums.Resampling.nearest if nearest else enums.Resampling.bilinear,
+      tolerance=_TOLERANCE_PX,
+      UNIFIED_SRC_NODATA="NO",  # What one band does not know, another may.
+      XSCALE=scale,
+      YSCALE=scale,
+    ) as warped:
+      return warped.read()
+
+
+@contextlib.contextmanager
+def _in_memory(planes: np.ndarray, grid: Grid):
+  """[C, H, W] as an open raster."""
+  shape = dict(count=len(planes), height=grid.height, width=grid.width, dtype=np.float32)
+  with rasterio.MemoryFile() as memory:
+    with memory.open(driver="GTiff", crs=grid.crs, transform=grid.transform, nodata=np.nan, **shape) as dst:
+      dst.write(planes)
+    with memory.open() as src:
+      yield src
 
 
 def _turn(grid: Grid, x: float) -> float:
@@ -211,7 +231,7 @@ def _same_crs(a: str, b: str) -> bool:
 
 
 def _bounds_in(crs: str, source: str, bounds):
-  return bounds if _same_crs(crs, source) else warp.transform_bounds(source, crs, *bounds, densify_pts=_EDGE_POINTS)
+  return bounds if _same_crs(crs, source) else warp.transform_bounds(source, crs, *bounds, densify_pts=EDGE_POINTS)
 
 
 def _project(crs: str, xy: np.ndarray, *, source: str = LONLAT) -> np.ndarray:

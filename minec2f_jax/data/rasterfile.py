@@ -203,7 +203,7 @@ def open_raster(path, *, drivers: Sequence[str] = DRIVERS, allow_remote: bool = 
       if src.subdatasets:
         raise make_error(path, f"holds {len(src.subdatasets)} images", "write the one that is meant to its own file")
       yield RasterFile(path, src)
-  except GeoTiffError:
+  except (GeoTiffError, NameError):  # The second is a defect of ours.
     raise
   except Exception as err:  # Hostile bytes: GDAL, codecs and NumPy each raise types of their own.
     kind = "GeoTIFF" if tuple(drivers) == DRIVERS else " or ".join(drivers)

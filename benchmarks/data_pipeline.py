@@ -128,7 +128,7 @@ def cut_chips(scratch: pathlib.Path, count: int) -> tuple[int, float]:
   import shapely
 
   from datasets import chips as chips_command
-  from minec2f_jax.data import chip_plan, chips, geotiff, grids, polygons, scenes, sensors
+  from minec2f_jax.data import chip_plan, chips, geotiff, grids, polygons, scene_folder, sensors
 
   grid = grids.Grid("EPSG:32719", affine.Affine(10, 0, 5e5, 0, -10, 7.6e6), 3000, 3000)
   rng = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def cut_chips(scratch: pathlib.Path, count: int) -> tuple[int, float]:
   for number in range(count):
     place = shapely.Point(rng.uniform(west + 0.02, east - 0.02), rng.uniform(south + 0.02, north - 0.02))
     outlines.append(polygons.Polygon(f"p{number:03d}", place.buffer(0.006), 1.4, {}))
-  found = scenes.scan_folder(scratch / "scenes", roles=sensors.ROLES, sensor="sentinel2_l2a").scenes
+  found = scene_folder.scan_folder(scratch / "scenes", roles=sensors.ROLES, sensor="sentinel2_l2a").scenes
   settings = chips.ChipSettings()
   plan = chip_plan.make_plan(outlines, outlines, found, settings, domain="coarse", block_km=1.0, buffer_km=0.0, seed=0)
   for name in ("images", "masks"):

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from datasets import chip_records
 from minec2f_jax import console
 from minec2f_jax.data import folder, splits
+from minec2f_jax.data.rasterfile import Header
 from minec2f_jax.errors import UserError
 
 
@@ -48,6 +49,40 @@ class ChipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   ) -> chip_records.Plan:
     """What the folder `path` gives under `config`; see `chip_records.make_plan`."""
 
+  @classmethod
+  def why_unwanted(cls, config: ChipConfig, row: folder.Row, header: Header) -> str:
+    """Why `config` leaves a sound chip out that has all bands, or ""."""
+    del config, row, header
+    return ""
+
+  @classmethod
+  def why_nothing(cls, config: ChipConfig, plan: chip_records.Plan) -> str:
+    """Why a plan without chips has none, and which config would keep most."""
+    if not plan.rows:
+      return "index.csv has no row of this domain; leave its column 'domain' out, or choose the other data set"
+    kinds = collections.Counter(reason.partition(":")[0] for reason in plan.left_out.values())
+    listed = "; ".join(f"{count} left out: {kind}" for kind, count in kinds.items())
+    said = f"{cls.name}/{config.name}: none of {len(plan.rows)} images is left ({listed})"
+    kept = {other.name: cls._count_kept(other, plan) for other in cls._siblings(config)}
+    best = max(kept, key=kept.get, default="")  # The first of the best.
+    if not kept.get(best):
+      return f"{said}; correct them, or give others"
+    return f"{said}; --dataset={cls.name}/{best} would keep {kept[best]}"
+
+  @classmethod
+  def _siblings(cls, config):
+    """Configs that make records of the same size in the same way."""
+    layout = config.layout
+    return [c for c in cls.BUILDER_CONFIGS if (c.layout.size, c.layout.patches) == (layout.size, layout.patches)]
+
+  @classmethod
+  def _count_kept(cls, config, plan):
+    reasons = (
+      chip_records.lacks(row, header, config.layout.bands) or cls.why_unwanted(config, row, header)
+      for row, header in plan.unwanted
+    )
+    return sum(not reason for reason in reasons)
+
   def _info(self) -> tfds.core.DatasetInfo:
     layout, metadata = self.builder_config.layout, self.get_metadata()
     shape, text = (layout.size, layout.size), tfds.features.Text()
@@ -59,6 +94,7 @@ class ChipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       features=tfds.features.FeaturesDict(
         {
           "id": text,
+          "position": tfds.features.Scalar(dtype=np.int64),
           "image": tfds.features.Tensor(shape=(*shape, len(layout.bands)), dtype=np.float32, encoding="bytes"),
           "label": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes"),
           "valid": tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes"),
@@ -85,7 +121,7 @@ class ChipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     if plan.broken:
       raise folder.FolderError(folder.describe_broken(plan.root, plan.broken, len(plan.rows)))
     if not plan.chips:
-      raise UserError(f"{plan.root}: {nothing_left(plan)}")
+      raise UserError(f"{plan.root}: {self.why_nothing(self.builder_config, plan)}")
     chips = {split: [chip for chip in plan.chips if chip.split == split] for split in splits.SHARES}
     # TFDS cannot write an empty split.
     return {split: self._generate_examples(split, some) for split, some in chips.items() if some}
@@ -102,12 +138,3 @@ class ChipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _log_download_done(self):
     pass
-
-
-def nothing_left(plan: chip_records.Plan) -> str:
-  """Why a plan without chips has none."""
-  if not plan.rows:
-    return "index.csv has no row of this domain; leave its column 'domain' out, or choose the other data set"
-  reasons = collections.Counter(plan.left_out.values())
-  listed = "; ".join(f"{count} left out: {reason}" for reason, count in reasons.items())
-  return f"none of {len(plan.rows)} images is left ({listed}); choose another config"

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -49,11 +50,20 @@ def layouts(bands: tuple[str, ...]) -> tuple[Layout, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """A chip that is in: its row of the index, what its image file says of itself, and its split."""
+  """A chip that is in.
+
+  Attributes:
+    row: of the index.
+    header: what its image file says of itself.
+    split: "train", "validation" or "test".
+    position: of its first record among those of all splits in the order of the index: the row's number within the
+      domain, counted from 0, or with patches, of which a row gives several, that of the first patch.
+  """
 
   row: folder.Row
   header: Header
   split: str
+  position: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Plan:
     layout: how chips become records.
     rows: of the domain, whatever becomes of them.
     chips: that are in.
-    left_out: id -> why, of sound chips that are not wanted.
+    left_out: id -> why, of sound chips that are not wanted; what stands before a colon is the kind of reason.
+    unwanted: (row, header) of sound chips that are not wanted, but for those that the caller skips.
     broken: id -> why, of chips that cannot be used.
     notes: sentences a reader of the results must know.
   """
@@ -75,6 +86,7 @@ class Plan:
   rows: tuple[folder.Row, ...]
   chips: tuple[Chip, ...]
   left_out: Mapping[str, str]
+  unwanted: tuple[tuple[folder.Row, Header], ...]
   broken: Mapping[str, str]
   notes: tuple[str, ...]
 
@@ -91,7 +103,7 @@ def make_plan(
   assign: Assign,
   sensor: str = "auto",
   skip: Mapping[str, str] | None = None,
-  unwanted: Callable[[folder.Row, Header], str] = lambda row, header: "",
+  why_unwanted: Callable[[folder.Row, Header], str] = lambda row, header: "",
 ) -> Plan:
   """`Plan` of a folder; leaving a chip out moves no other to another split.
 
@@ -102,21 +114,22 @@ def make_plan(
     assign: deals the rows to splits, and completes them.
     sensor: encoding of rows that name none.
     skip: id -> why it is left out.
-    unwanted: (row, header) -> why a chip is left out, or "".
+    why_unwanted: (row, header) -> why a chip is left out, or "".
 
   Raises:
     UserError: the index is not in order. Broken chips do not raise.
   """
   path, skip = pathlib.Path(path), dict(skip or {})
   rows, split_of, notes = assign(path, folder.read_index(path, domain=domain, sensor=sensor))
-  chips, left_out, broken = [], {}, {}
+  chips, left_out, unwanted, broken = [], {}, [], {}
+  position = 0
   for row in rows:
     try:
       header = geotiff.read_header(row.image)
     except GeoTiffError as err:
       header, why_broken = None, str(err)
     else:
-      why_not = skip.get(row.id) or _lacks(row, header, layout.bands) or unwanted(row, header)
+      why_not = skip.get(row.id) or lacks(row, header, layout.bands) or why_unwanted(row, header)
       why_broken = "" if why_not else folder.why_broken(row, layout.bands)
     if row.id in skip:
       left_out[row.id] = skip[row.id]
@@ -124,10 +137,14 @@ def make_plan(
       broken[row.id] = why_broken
     elif why_not:
       left_out[row.id] = why_not
+      unwanted.append((row, header))
     else:
-      chips.append(Chip(row, header, split_of[row.id]))
+      chips.append(Chip(row, header, split_of[row.id], position))
+      position += math.prod(resize.patch_counts(header.height, header.width, layout.size)) if layout.patches else 1
+      continue
+    position += 1  # A row keeps its number, whatever becomes of the others.
   notes = (*notes, *_notes_on_patches(chips, layout))
-  return Plan(path, layout, tuple(rows), tuple(chips), left_out, broken, notes)
+  return Plan(path, layout, tuple(rows), tuple(chips), left_out, tuple(unwanted), broken, notes)
 
 
 def by_group(path, rows: Sequence[folder.Row], *, domain: str, deal_rest: bool = False):
@@ -154,15 +171,17 @@ def records(chip: Chip, layout: Layout) -> Iterator[dict]:
   }
   if layout.patches:
     gsd_m = grid.gsd_m if grid else np.nan
-    for (i, j), arrays in resize.cut_patches(*native, layout.size):
-      yield _record(f"{row.id}_r{i:02d}c{j:02d}", arrays, gsd_m, common)
+    for number, ((i, j), arrays) in enumerate(resize.cut_patches(*native, layout.size)):
+      yield _record(f"{row.id}_r{i:02d}c{j:02d}", chip.position + number, arrays, gsd_m, common)
   else:
-    yield _record(row.id, resize.resize_chip(*native, layout.size), _resized_gsd_m(grid, layout.size), common)
+    arrays = resize.resize_chip(*native, layout.size)
+    yield _record(row.id, chip.position, arrays, _resized_gsd_m(grid, layout.size), common)
 
 
-def _record(name, arrays, gsd_m, common):
+def _record(name, position, arrays, gsd_m, common):
   image, label, valid = arrays
-  return {"id": name, "image": image, "label": label, "valid": valid.astype(np.uint8), "gsd_m": gsd_m, **common}
+  pixels = {"image": image, "label": label, "valid": valid.astype(np.uint8)}
+  return {"id": name, "position": position, **pixels, "gsd_m": gsd_m, **common}
 
 
 def _resized_gsd_m(grid, size: int) -> float:
@@ -190,7 +209,8 @@ def _has(row: folder.Row, header: Header, roles: Sequence[str]) -> bool:
   return all(any(plays(description, role) for description in header.descriptions) for role in roles)
 
 
-def _lacks(row: folder.Row, header: Header, bands: Sequence[str]) -> str:
+def lacks(row: folder.Row, header: Header, bands: Sequence[str]) -> str:
+  """Which of these bands a chip lacks, as the reason to leave it out; "" if none."""
   if not _has(row, header, RGB):  # Then it is no image at all, and the reader says so.
     return ""
   missing = [band for band in bands if not _has(row, header, (band,))]
@@ -215,15 +235,25 @@ def _notes_on_patches(chips: Sequence[Chip], layout: Layout) -> list[str]:
 
 
 class Tally:
-  """Counts what goes into the records, split by split."""
+  """Counts what goes into the records, split by split.
+
+  Attributes:
+    without_valid: ids of records without any valid pixel.
+    without_mine: how many of the others show no mine.
+  """
 
   def __init__(self):
+    self.without_valid, self.without_mine = [], 0
     self._counts = collections.defaultdict(collections.Counter)
     self._kinds = {name: collections.defaultdict(collections.Counter) for name in ("climate_zone", "product")}
 
   def add(self, split: str, record: Mapping):
     counts, valid = self._counts[split], record["valid"]
     counts.update(images=1, pixels=valid.size, valid=int(valid.sum()), mine=int(record["label"].sum()))
+    if not valid.any():
+      self.without_valid.append(record["id"])
+    elif not record["label"].any():
+      self.without_mine += 1
     for name, kinds in self._kinds.items():
       if record[name]:
         kinds[record[name]][split] += 1

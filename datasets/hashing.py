@@ -1,22 +1,16 @@
 """SHA-256 of many files, and what differs between two times."""
 
-import hashlib
-import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from minec2f_jax import console
+from minec2f_jax import console, files
 
 
 def sha256_of(root: pathlib.Path, paths: Iterable[pathlib.Path], *, title: str) -> dict[str, str]:
   """Path relative to `root` -> SHA-256, in the order of the paths; says how far it is under `title`."""
   paths = list(paths)
-  hashes = {}
-  for path in console.track(paths, total=len(paths), unit="files", title=title):
-    with open(path, "rb") as file:
-      hashes[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-  return hashes
+  tracked = console.track(paths, total=len(paths), unit="files", title=title)
+  return {path.relative_to(root).as_posix(): files.sha256(path) for path in tracked}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str], *, limit: int = 10) -> str:
@@ -26,10 +20,3 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], *, limit: int
   found += [f"\n  {name}: changed" for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
   more = f"\n  ... and {len(found) - limit} more" if len(found) > limit else ""
   return "".join(found[:limit]) + more
-
-
-def write_json(path: pathlib.Path, value):
-  """Writes JSON that is the same for the same value, whole or not at all."""
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-  os.replace(partial, path)

@@ -14,12 +14,15 @@ from collections.abc import Iterable, Mapping
 import tensorflow_datasets as tfds
 
 from datasets import chip_builder, chip_records, hashing
-from minec2f_jax import console
+from minec2f_jax import console, files
 from minec2f_jax.data import folder, splits, tfds_source
 from minec2f_jax.errors import UserError
 
 BUILDERS = {"mining_fine": "MiningFine", "mining_coarse": "MiningCoarse"}
 MANIFEST, SUMMARY = "manifest.json", "summary.json"
+SHOWN = 20  # Ids of a kind on the console; all stand in the summary.
+# What GDAL reads beside a file: a mask; nodata, band names and more.
+_SIDECARS = (".msk", ".aux.xml")
 # Of configs/fine_hybrid.py: what differs is part of the flags to train with.
 _USUAL_BANDS, _USUAL_SIZE = chip_records.BANDS["rgb_nir_swir"], chip_records.SIZES[0]
 
@@ -58,7 +61,8 @@ def find(dataset: str, data_dir) -> Target:
 def prepare(target: Target, manual_dir, *, sensor: str = "auto", skip_broken: bool = False) -> dict:
   """Makes the dataset, or finds it made from these very files; returns its summary.
 
-  It is written beside its place and renamed when complete, so that a killed call leaves nothing that looks finished.
+  It is written beside its place and renamed when complete, so that a killed call leaves nothing that looks finished;
+  the next one removes what is left. Two calls at once are told apart by a lock on the folder.
 
   Args:
     target: of `find`.
@@ -67,15 +71,30 @@ def prepare(target: Target, manual_dir, *, sensor: str = "auto", skip_broken: bo
     skip_broken: leave chips out that cannot be used, instead of refusing all.
 
   Raises:
-    UserError: the folder is not in order, or the dataset is there already but was made otherwise.
+    UserError: the folder is not in order, the dataset is there already but was made otherwise, another call is making
+      it, or there is no room.
   """
   manual_dir = pathlib.Path(manual_dir).expanduser()
   layout = target.config.layout
   settings = {"bands": layout.bands, "size": layout.size, "patches": layout.patches}
   settings |= {"sensor": sensor, "skip_broken": skip_broken}
+  settings = json.loads(json.dumps(settings))  # As a manifest gives them back.
   if target.path.exists():
-    _check_same(target, manual_dir, json.loads(json.dumps(settings)))
+    _check_same(target, manual_dir, settings)
     return read_summary(target)
+  plan = _sound_plan(target, manual_dir, sensor=sensor, skip_broken=skip_broken)
+  inputs = _hash_inputs(manual_dir, plan.rows)
+  target.path.parent.mkdir(parents=True, exist_ok=True)
+  with files.locked(target.path.parent):
+    if target.path.exists():
+      console.say(f"{target.path} was finished by another call meanwhile")
+      _check_same(target, manual_dir, settings)
+      return read_summary(target)
+    return _write(target, plan, {"dataset": target.name, "settings": settings, "inputs": inputs})
+
+
+def _sound_plan(target: Target, manual_dir: pathlib.Path, *, sensor: str, skip_broken: bool) -> chip_records.Plan:
+  """A plan with chips, none of which is broken."""
   plan = target.builder.make_plan(target.config, manual_dir, sensor=sensor)
   broken = {**plan.broken, **_unreadable(plan)} if plan.chips else plan.broken
   if broken and not skip_broken:
@@ -84,12 +103,16 @@ def prepare(target: Target, manual_dir, *, sensor: str = "auto", skip_broken: bo
       raise UserError(message + "\n(What is config.data.sensor in training is --sensor here.)")
     raise UserError(message + "\nCorrect them, or leave them out with --skip_broken")
   if broken:
-    skip = {name: f"broken: {why}" for name, why in broken.items()}
+    skip = {name: f"broken: {_inside(manual_dir, why)}" for name, why in broken.items()}
     plan = target.builder.make_plan(target.config, manual_dir, sensor=sensor, skip=skip)
   if not plan.chips:
-    raise UserError(f"{manual_dir}: {chip_builder.nothing_left(plan)}")
-  inputs = _hash_inputs(manual_dir, plan.rows)
-  return _write(target, plan, {"dataset": target.name, "settings": settings, "inputs": inputs})
+    raise UserError(f"{manual_dir}: {target.builder.why_nothing(target.config, plan)}")
+  return plan
+
+
+def _inside(root: pathlib.Path, message: str) -> str:
+  """A message with the paths of files below `root` relative to it."""
+  return message if root == pathlib.Path() else message.replace(os.path.join(root, ""), "")
 
 
 def _unreadable(plan: chip_records.Plan) -> dict[str, str]:
@@ -104,32 +127,34 @@ def _unreadable(plan: chip_records.Plan) -> dict[str, str]:
 
 
 def _hash_inputs(root: pathlib.Path, rows: Iterable[folder.Row]) -> dict[str, str]:
-  """Relative path -> SHA-256, of the index and of all files that its rows name and that are there."""
-  paths = [root / "index.csv", *(path for row in rows for path in (row.image, row.mask))]
+  """Relative path -> SHA-256, of the index and of all files that its rows name, with sidecars, and that are there."""
+  named = [path for row in rows for path in (row.image, row.mask)]
+  beside = [path.with_name(path.name + suffix) for path in named for suffix in _SIDECARS]
+  paths = dict.fromkeys([root / "index.csv", *named, *beside])
   return hashing.sha256_of(root, (path for path in paths if path.is_file()), title="hash")
 
 
 def _write(target: Target, plan: chip_records.Plan, manifest: dict) -> dict:
-  target.path.parent.mkdir(parents=True, exist_ok=True)
-  left = sorted(target.path.parent.glob("incomplete.*"))
-  if left:
-    console.say(f"left by calls that were killed, or by one that is at work: {', '.join(map(str, left))}")
+  """Writes the dataset into its locked folder."""
+  for left in sorted(target.path.parent.glob("incomplete.*")):
+    console.say(f"{left}: left by a call that was killed; removed")
+    shutil.rmtree(left)
   tfds.disable_progress_bar()
   staging = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", dir=target.path.parent))
   try:
     builder = target.builder(plan=plan, data_dir=staging, config=target.config.name, file_format="array_record")
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=plan.root))
+    try:
+      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=plan.root))
+    except RuntimeError as err:  # So array_record tells of a disk that is full.
+      raise OSError(" ".join(str(err).split())) from err
     made = pathlib.Path(builder.data_dir)
     summary = _summary(target, plan, builder.tally)
-    hashing.write_json(made / SUMMARY, summary)
+    files.write_json(made / SUMMARY, summary)
     outputs = hashing.sha256_of(made, sorted(made.iterdir()), title="hash")
-    hashing.write_json(made / MANIFEST, {**manifest, "outputs": outputs})
+    files.write_json(made / MANIFEST, {**manifest, "outputs": outputs})
     os.replace(made, target.path)
-  except OSError:  # The rename fails where another call was faster.
-    if not tfds_source.is_prepared(target.path):
-      raise
-    console.say(f"{target.path} was finished by another call meanwhile; that one is kept")
-    return read_summary(target)
+  except OSError as err:
+    raise UserError(f"{target.path}: cannot be written ({err}); make room, or choose another --data_dir") from err
   finally:
     shutil.rmtree(staging, ignore_errors=True)
   return summary
@@ -137,7 +162,12 @@ def _write(target: Target, plan: chip_records.Plan, manifest: dict) -> dict:
 
 def _summary(target: Target, plan: chip_records.Plan, tally: chip_records.Tally) -> dict:
   counted = tally.summary()
-  empty = [f"no image is in split {split}" for split in splits.SHARES if split not in counted["splits"]]
+  notes = [f"no image is in split {split}" for split in splits.SHARES if split not in counted["splits"]]
+  what = "patches" if plan.layout.patches else "images"
+  if tally.without_valid:
+    notes.append(f"{what} without any valid pixel: {_listed(tally.without_valid)}")
+  if tally.without_mine:
+    notes.append(f"{what} without any mine: {tally.without_mine}")
   return {
     "dataset": target.name,
     "bands": plan.layout.bands,
@@ -145,7 +175,8 @@ def _summary(target: Target, plan: chip_records.Plan, tally: chip_records.Tally)
     "patches": plan.layout.patches,
     **counted,
     "left_out": plan.left_out,
-    "notes": [*plan.notes, *empty],
+    "without_valid_pixel": tally.without_valid,
+    "notes": [*plan.notes, *notes],
   }
 
 
@@ -208,18 +239,22 @@ def describe(target: Target, summary: Mapping) -> str:
       lines.append(f"  {title} ({'/'.join(splits.SHARES)}): {', '.join(counts)}")
   reasons = collections.defaultdict(list)
   for chip, reason in summary["left_out"].items():
-    reasons[reason].append(chip)
-  for reason, chips in reasons.items():
-    more = f", ... all in {SUMMARY}" if len(chips) > 20 else ""
-    lines.append(f"  left out, {reason}: {len(chips)} ({', '.join(chips[:20])}{more})")
+    reasons[reason.partition(":")[0]].append(chip)
+  lines += [f"  left out, {reason}: {_listed(chips)}" for reason, chips in reasons.items()]
   lines += [f"  note: {note}" for note in summary["notes"]]
   return "\n".join([*lines, "To train on it, give launch.py:", _flags(target, summary)])
 
 
+def _listed(names: list[str]) -> str:
+  more = f", ... all in {SUMMARY}" if len(names) > SHOWN else ""
+  return f"{len(names)} ({', '.join(names[:SHOWN])}{more})"
+
+
 def _flags(target: Target, summary: Mapping) -> str:
-  flags = [shlex.quote(f"--config.data.{target.domain}.path={target.path}")]
+  flags = [f"--config.data.{target.domain}.path={target.path}"]
   if tuple(summary["bands"]) != _USUAL_BANDS:
-    flags.append(f'--config.data.bands="{tuple(summary["bands"])}"')
+    names = ", ".join(f'"{band}"' for band in summary["bands"])  # Apostrophes would be hard to read once quoted.
+    flags.append(f"--config.data.bands=({names})")
   if summary["size"] != _USUAL_SIZE:
     flags.append(f"--config.data.image_size={summary['size']}")
-  return " ".join(flags)
+  return shlex.join(flags)

@@ -1,29 +1,37 @@
 """Prepares a dataset for training: python -m datasets.prepare --dataset=mining_fine --manual_dir=DIR."""
 
+import functools
 import os
+import shlex
 import sys
 
 from absl import app, flags, logging
 
-_DATASET = flags.DEFINE_string(
-  "dataset", None, "mining_fine, mining_coarse (with a config, as mining_fine/rgb), or mining_demo."
-)
-_MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "Folder with index.csv, images/ and masks/.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder under which the dataset is made.")
-_SENSOR = flags.DEFINE_string("sensor", "auto", "How images that index.csv says nothing about encode reflectance.")
-_SKIP_BROKEN = flags.DEFINE_bool("skip_broken", False, "Leave out images that cannot be used, instead of stopping.")
-_VERIFY = flags.DEFINE_bool("verify", False, "Check the files of a prepared dataset against its manifest.")
+
+def define_flags(to: flags.FlagValues):
+  """Defines the command's flags; not on import, for other commands have flags of the same names."""
+  text = functools.partial(flags.DEFINE_string, flag_values=to)
+  switch = functools.partial(flags.DEFINE_boolean, flag_values=to)
+  text(
+    "dataset", None, "mining_fine, mining_coarse (with a config, as mining_fine/rgb), or mining_demo.", required=True
+  )
+  text("manual_dir", None, "Folder with index.csv, images/ and masks/.")
+  text("data_dir", "data", "Folder under which the dataset is made.")
+  text("sensor", "auto", "How images that index.csv says nothing about encode reflectance.")
+  switch("skip_broken", False, "Leave out images that cannot be used, instead of stopping.")
+  switch("verify", False, "Check the files of a prepared dataset against its manifest.")
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if not flags.FLAGS["verbosity"].present:
+  options = flags.FLAGS
+  if not options["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # TFDS tells at length of every file.
   from minec2f_jax.errors import UserError  # After the flags: --help need not load TFDS.
 
   try:
-    _demo() if _DATASET.value.partition("/")[0] == "mining_demo" else _prepare()
+    _demo(options) if options.dataset.partition("/")[0] == "mining_demo" else _prepare(options)
   except UserError as error:
     sys.exit(f"datasets.prepare: {error}")
   except OSError as error:
@@ -33,41 +41,44 @@ def main(argv):
     sys.exit(130)
 
 
-def _demo():
+def _demo(options):
   from datasets import mining_demo
   from minec2f_jax import console
   from minec2f_jax.errors import UserError
 
-  given = [flag.name for flag in (_MANUAL_DIR, _SENSOR, _SKIP_BROKEN, _VERIFY) if flag.present]
-  if given or _DATASET.value != "mining_demo":
+  given = [name for name in ("manual_dir", "sensor", "skip_broken", "verify") if options[name].present]
+  if given or options.dataset != "mining_demo":
     raise UserError("mining_demo is made from nothing: give no config, and no flag but --data_dir")
-  paths = mining_demo.prepare(os.path.expanduser(_DATA_DIR.value))
+  try:
+    paths = mining_demo.prepare(os.path.expanduser(options.data_dir))
+  except RuntimeError as error:  # So array_record tells of a disk that is full.
+    raise OSError(" ".join(str(error).split())) from error
   console.say("To train on it, give launch.py:")
-  console.say(" ".join(f"--config.data.{domain}.path={path}" for domain, path in paths.items()))
+  console.say(shlex.join(f"--config.data.{domain}.path={path}" for domain, path in paths.items()))
 
 
-def _prepare():
+def _prepare(options):
   from datasets import preparation
   from minec2f_jax import console
   from minec2f_jax.data import sensors
   from minec2f_jax.errors import UserError
 
-  if _SENSOR.value not in sensors.CHOICES:
-    raise UserError(f"--sensor={_SENSOR.value} is unknown; choose one of {', '.join(sensors.CHOICES)}")
-  target = preparation.find(_DATASET.value, _DATA_DIR.value)
-  if not (_MANUAL_DIR.value or _VERIFY.value):
+  if options.sensor not in sensors.CHOICES:
+    raise UserError(f"--sensor={options.sensor} is unknown; choose one of {', '.join(sensors.CHOICES)}")
+  target = preparation.find(options.dataset, options.data_dir)
+  if not (options.manual_dir or options.verify):
     raise UserError(
       f"--manual_dir is not set: give the folder that holds index.csv (datasets/{target.builder.name}/README.md)"
     )
-  if _VERIFY.value:
+  if options.verify:
     preparation.verify(target)
-  if _MANUAL_DIR.value:
-    summary = preparation.prepare(target, _MANUAL_DIR.value, sensor=_SENSOR.value, skip_broken=_SKIP_BROKEN.value)
+  if options.manual_dir:
+    summary = preparation.prepare(target, options.manual_dir, sensor=options.sensor, skip_broken=options.skip_broken)
   else:
     summary = preparation.read_summary(target)
   console.say(preparation.describe(target, summary))
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("dataset")
+  define_flags(flags.FLAGS)
   app.run(main)

@@ -6,11 +6,11 @@ A SET is a folder with index.csv (`minec2f_jax.data.folder`), the version folder
 or .npz file of masks [N, H, W], or [N, K, H, W] together with a channel. Writes shift.md, shift.json and shift.png.
 """
 
-import json
+import functools
 import math
-import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,12 +18,13 @@ import numpy as np
 from absl import app, flags, logging
 
 from datasets import label_sets
-from minec2f_jax import console
+from minec2f_jax import console, files
 from minec2f_jax.data import label_geometry
 from minec2f_jax.errors import UserError
 
 BINS = 50
 MEASURES = ("coverage", "roughness")
+MAX_RATIO = 1.5  # Of the sizes of pixels in both sets, before a warning.
 NOTES = f"""\
 Coverage is the mining share of valid pixels. Roughness is the perimeter over that of a disc of equal area (Patton
 1975), undefined where an image shows no boundary; it grows with resolution, so compare sets of about equal pixel size.
@@ -34,11 +35,21 @@ and 1,380. KS is the two-sample Kolmogorov-Smirnov statistic, the largest gap be
 
 
 class Measured(NamedTuple):
-  """A set of labels measured: `sizes` holds (height, width) of each image, `empty` counts those without mining."""
+  """A set of labels measured.
+
+  Attributes:
+    source: where they are.
+    ids: of each image.
+    sizes: (height, width) of each image.
+    gsd_m: median side of a pixel on the ground, NaN where no image tells.
+    empty: how many images are without mining.
+    statistics: of each image.
+  """
 
   source: str
   ids: Sequence[str]
   sizes: Sequence[tuple[int, int]]
+  gsd_m: float
   empty: int
   statistics: label_geometry.LabelStatistics
 
@@ -49,15 +60,16 @@ def measure(masks: label_sets.Masks, *, title: str) -> Measured:
   Raises:
     UserError: lists every mask that cannot be used.
   """
-  broken, ids, sizes, empty, measured = [], [], [], 0, []
+  broken, ids, sizes, gsds_m, empty, measured = [], [], [], [], 0, []
   for i in console.track(range(masks.total), total=masks.total, unit="masks", title=title):
     try:
-      name, label, valid = masks.read(i)
+      name, label, valid, gsd_m = masks.read(i)
     except UserError as err:
       broken.append(f"\n  {err}")
       continue
     ids.append(name)
     sizes.append(label.shape)
+    gsds_m.append(gsd_m)
     empty += not (label.astype(bool) & valid).any()
     measured.append(label_geometry.label_statistics(label[None], valid=valid[None])[:2])
   if broken:
@@ -65,7 +77,9 @@ def measure(masks: label_sets.Masks, *, title: str) -> Measured:
     head = f"{masks.source}: {len(broken)} of {masks.total} masks cannot be used; mend them or take them out:"
     raise UserError(head + "".join(broken[:5]) + rest)
   coverage, roughness = (np.concatenate(column) for column in zip(*measured))
-  return Measured(masks.source, ids, sizes, empty, label_geometry.LabelStatistics(coverage, roughness, None))
+  statistics = label_geometry.LabelStatistics(coverage, roughness, None)
+  known = [gsd_m for gsd_m in gsds_m if math.isfinite(gsd_m)]
+  return Measured(masks.source, ids, sizes, float(np.median(known)) if known else math.nan, empty, statistics)
 
 
 def report(first: Measured, second: Measured, *, names: tuple[str, str]) -> dict:
@@ -77,8 +91,25 @@ def report(first: Measured, second: Measured, *, names: tuple[str, str]) -> dict
     "shift": {
       key: label_geometry.compare(*(getattr(s.statistics, key) for s in sets.values()), bins=BINS) for key in MEASURES
     },
+    "warnings": _warnings(first, second, names),
     "images": {which: _rows(measured) for which, measured in sets.items()},
   }
+
+
+def _warnings(first, second, names):
+  """What makes both sets hard to compare: pixels of different size, or, where nobody knows these, images."""
+  gsds_m = (first.gsd_m, second.gsd_m)
+  known = all(map(math.isfinite, gsds_m))
+  sizes = gsds_m if known else [float(np.median([h * w for h, w in s.sizes])) for s in (first, second)]
+  if max(sizes) <= MAX_RATIO * min(sizes):
+    return []
+  what, unit = ("pixels", "m") if known else ("images", "pixels")
+  listed = " and ".join(f"{size:.4g} {unit} in {name}" for size, name in zip(sizes, names))
+  unknown = "" if known else "; where they show the same ground, their pixels differ in size"
+  return [
+    f"warning: {what} differ in size: {listed} (medians){unknown}. Finer pixels resolve more of an outline and make it "
+    "rougher: part of the shift in roughness may come from that"
+  ]
 
 
 def _describe(measured, name):
@@ -92,6 +123,7 @@ def _describe(measured, name):
     "without_valid_pixel": int(np.isnan(measured.statistics.coverage).sum()),
     "height": [min(heights), max(heights)],
     "width": [min(widths), max(widths)],
+    "gsd_m": measured.gsd_m,
   }
 
 
@@ -115,7 +147,7 @@ def table(content: dict) -> list[list[str]]:
 
 
 def remarks(content: dict) -> list[str]:
-  """One line a set: what it is, and what of it could not be measured."""
+  """One line a set: what it is, and what of it could not be measured; then what makes them hard to compare."""
   lines = []
   for about in content["sets"].values():
     height, width = ("–".join(str(side) for side in sorted(set(about[key]))) for key in ("height", "width"))
@@ -123,7 +155,7 @@ def remarks(content: dict) -> list[str]:
     for key in ("without_mining", "without_boundary", "without_valid_pixel"):
       line += f"; {about[key]} {key.replace('_', ' ')}" if about[key] else ""
     lines.append(line)
-  return lines
+  return [*lines, *content["warnings"]]
 
 
 def _cell(value):
@@ -148,54 +180,56 @@ def write_report(output, content: dict, sets: dict[str, label_geometry.LabelStat
   from minec2f_jax.evaluation import figures
 
   output = pathlib.Path(output)
-  plain = json.loads(json.dumps(content), parse_constant=lambda name: None)  # JSON knows no NaN: null.
-  text = json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
-  writers = {
-    "shift.png": lambda path: figures.save_shift(path, sets, bins=BINS),
-    "shift.json": lambda path: path.write_text(text, encoding="utf-8"),
-    "shift.md": lambda path: path.write_text(_markdown(content), encoding="utf-8"),
-  }
   try:
     output.mkdir(parents=True, exist_ok=True)
-    for name, write in writers.items():
-      part = output / f".{name}"
-      write(part)
-      os.replace(part, output / name)
   except OSError as err:
-    raise UserError(f"{output}: cannot be written ({err}); choose another --output.") from err
+    raise UserError(f"{output}: cannot be written ({err}); choose another --output") from err
+  with tempfile.TemporaryDirectory() as elsewhere:  # Matplotlib may leave half a picture.
+    drawn = pathlib.Path(elsewhere) / "shift.png"
+    figures.save_shift(drawn, sets, bins=BINS)
+    files.write_bytes(output / "shift.png", drawn.read_bytes())
+  files.write_json(output / "shift.json", content)
+  files.write_text(output / "shift.md", _markdown(content))
 
 
-def _define_flags():
-  # Not at import: other commands have flags of the same names, and one test session imports several of them.
+def define_flags(to: flags.FlagValues):
+  """Defines the command's flags; not on import, for other commands have flags of the same names."""
+  text = functools.partial(flags.DEFINE_string, flag_values=to)
+  whole = functools.partial(flags.DEFINE_integer, flag_values=to)
+  choice = functools.partial(flags.DEFINE_enum, flag_values=to)
   domains = ["coarse", "fine"]
-  flags.DEFINE_string("first", None, "The first set: folder with index.csv, prepared TFDS, .npy or .npz.")
-  flags.DEFINE_string("second", None, "The second set.")
-  flags.DEFINE_string("first_name", None, "What tables and figure call the first set; default: its domain.")
-  flags.DEFINE_string("second_name", None, "The same for the second set.")
-  flags.DEFINE_enum("first_domain", "coarse", domains, "Which chips of a folder; first set.")
-  flags.DEFINE_enum("second_domain", "fine", domains, "Which chips of a folder; second set.")
-  flags.DEFINE_integer("first_channel", None, "Which of the K masks of an array [N, K, H, W]; first set.")
-  flags.DEFINE_integer("second_channel", None, "The same for the second set.")
-  flags.DEFINE_enum("split", None, ["train", "validation", "test"], "Only what either set names so; default: all.")
-  flags.DEFINE_string("output", None, "Folder to write shift.md, shift.json and shift.png into.")
-  flags.mark_flags_as_required(["first", "second", "output"])
+  text("first", None, "The first set: folder with index.csv, prepared TFDS, .npy or .npz.", required=True)
+  text("second", None, "The second set.", required=True)
+  text("first_name", None, "What tables and figure call the first set; default: its domain.")
+  text("second_name", None, "The same for the second set.")
+  choice("first_domain", "coarse", domains, "Which chips of a folder; first set.")
+  choice("second_domain", "fine", domains, "Which chips of a folder; second set.")
+  whole("first_channel", None, "Which of the K masks of an array [N, K, H, W]; first set.")
+  whole("second_channel", None, "The same for the second set.")
+  choice("split", None, ["train", "validation", "test"], "Only what either set names so; default: all.")
+  text("output", None, "Folder to write shift.md, shift.json and shift.png into.", required=True)
 
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f"Unknown argument {argv[1]!r}; see --help.")
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file it opens.
   try:
     _run(flags.FLAGS)
   except UserError as error:
     sys.exit(f"datasets.shift: {error}")
+  except OSError as error:
+    sys.exit(f"datasets.shift: a file cannot be read or written: {error}; make room, or choose another --output")
+  except KeyboardInterrupt:
+    sys.stderr.write("\ndatasets.shift: interrupted; the same command starts afresh\n")
+    sys.exit(130)
 
 
 def _run(args):
   names = (args.first_name or args.first_domain, args.second_name or args.second_domain)
   if names[0] == names[1]:
-    raise UserError(f"both sets are called {names[0]!r}; tell them apart with --first_name and --second_name.")
+    raise UserError(f"both sets are called {names[0]!r}; tell them apart with --first_name and --second_name")
   opened = (
     label_sets.open_masks(args.first, domain=args.first_domain, split=args.split, channel=args.first_channel),
     label_sets.open_masks(args.second, domain=args.second_domain, split=args.split, channel=args.second_channel),
@@ -210,5 +244,5 @@ def _run(args):
 
 
 if __name__ == "__main__":
-  _define_flags()
+  define_flags(flags.FLAGS)
   app.run(main)

@@ -48,10 +48,11 @@ class CoarseTest(parameterized.TestCase):
     self.assertEqual(set(plan.left_out), set(CHIPS) - kept)
     self.assertEmpty(plan.broken)
 
-  def test_every_selection_has_every_size_and_the_filtered_one_is_the_default(self):
-    self.assertLen(CONFIGS, 24)
+  def test_every_selection_has_all_bands_and_sizes_and_the_filtered_one_of_six_bands_is_the_default(self):
+    self.assertLen(CONFIGS, 4 * 3 * 6)
     self.assertEqual(BUILDER.BUILDER_CONFIGS[0].name, "fine_filtered")
-    self.assertEqual({len(c.layout.bands) for c in CONFIGS.values()}, {6})
+    for name, bands in (("fine_filtered", 6), ("fine_filtered-rgb_nir", 4), ("full-rgb-128px-patches", 3)):
+      self.assertEqual(CONFIGS[name].layout.bands, ("red", "green", "blue", "nir", "swir1", "swir2")[:bands])
     self.assertEqual((CONFIGS["full"].layout.size, CONFIGS["min128-512px"].layout.size), (256, 512))
 
   def test_why_a_chip_is_left_out_is_told(self):
@@ -62,11 +63,28 @@ class CoarseTest(parameterized.TestCase):
       "exact": "image shorter than 100 pixels",
     })  # fmt: skip
 
+  @parameterized.parameters(
+    ("fine_filtered", 6, "2 left out: mine smaller than 9.8 km2.*mining_coarse/full would keep 2"),
+    ("min128-128px", 6, "2 left out: image shorter than 128 pixels.*mining_coarse/full-128px would keep 2"),
+    ("fine_filtered", 3, "no band nir and swir1 and swir2.*mining_coarse/full-rgb would keep 2"),
+    ("full-rgb_nir", 3, "2 left out: no band nir.*mining_coarse/full-rgb would keep 2"),
+  )
+  def test_where_nothing_is_left_a_config_that_keeps_something_is_named(self, config, bands, message):
+    for name in "ab":
+      write_chip(self.root, name, bands=bands, height=8, width=8)
+    # Where areas are unknown, configs that ask for one are no way out.
+    write_index(self.root, "id,area_km2", *(["a,1", "b,2"] if config == "fine_filtered" else ["a,", "b,"]))
+    plan = BUILDER.make_plan(CONFIGS[config], self.root)
+    self.assertEmpty(plan.chips)
+    self.assertRegex(BUILDER.why_nothing(CONFIGS[config], plan), f"{config}: none of 2 images is left .*{message}$")
+
   def test_missing_areas_are_refused_with_the_command_that_writes_them(self):
     self._folder(chips={name: (8, 8, "") for name in "abcdefg"})
     with self.assertRaisesRegex(UserError, r"area_km2.*7 of 7 rows \(a, b, c, d, e, \.\.\.\).*datasets.chips"):
       BUILDER.make_plan(CONFIGS["fine_filtered"], self.root)
     self.assertLen(BUILDER.make_plan(CONFIGS["full"], self.root).chips, 7)
+    with self.assertRaisesRegex(UserError, "--dataset=mining_coarse/full-rgb-128px$"):
+      BUILDER.make_plan(CONFIGS["fine_filtered_100-rgb-128px"], self.root)
 
   def test_a_chip_is_in_the_same_split_in_every_selection(self):
     chips = {f"c{i}": (8, 8, float(i)) for i in range(20)}

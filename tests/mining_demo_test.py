@@ -9,12 +9,15 @@ from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import flags
 from absl.testing import absltest, parameterized
 from sklearn import ensemble
 
 from datasets import mining_demo
+from datasets.mining_demo import __main__ as command
 from datasets.mining_demo import landscape, spectra
 from datasets.mining_demo import mining_demo_dataset_builder as builder_lib
+from minec2f_jax import console
 from minec2f_jax.data import coarsen, label_geometry
 from minec2f_jax.errors import UserError
 
@@ -208,6 +211,33 @@ class BuilderTest(parameterized.TestCase):
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     self.assertEqual(result.stdout.strip(), "")
+
+
+class CommandTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    command.define_flags(flags.FLAGS)
+    for name in ("data_dir", "scenery"):
+      self.addCleanup(delattr, flags.FLAGS, name)
+    flags.FLAGS(["datasets.mining_demo", "--data_dir=x"])
+
+  @parameterized.parameters(
+    (UserError("x is no complete dataset"), "^datasets.mining_demo: x is no complete dataset$"),
+    (OSError("no room"), "^datasets.mining_demo: a file cannot be written: no room; make room"),
+    (RuntimeError("Failed to close"), "^datasets.mining_demo: a file cannot be written: Failed to close; make room"),
+    (KeyboardInterrupt(), "^130$"),
+  )
+  def test_what_goes_wrong_is_one_line(self, error, message):
+    with mock.patch.object(mining_demo, "prepare", side_effect=error), self.assertRaisesRegex(SystemExit, message):
+      command.main(["datasets.mining_demo"])
+
+  def test_places_are_told(self):
+    with (
+      mock.patch.object(console, "say") as say,
+      mock.patch.object(mining_demo, "prepare", lambda path: {"fine": path}),
+    ):
+      command.main(["datasets.mining_demo"])
+    say.assert_called_once_with("fine: x")
 
 
 if __name__ == "__main__":

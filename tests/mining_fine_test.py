@@ -15,6 +15,7 @@ from absl.testing import absltest, parameterized
 from datasets import chip_builder, chip_records
 from datasets.mining_fine import mines
 from datasets.mining_fine import mining_fine_dataset_builder as builder_lib
+from minec2f_jax.data import folder
 from minec2f_jax.data.tfds_source import TfdsSource
 from minec2f_jax.errors import UserError
 from tests.chip_folder import NAMES, write_chip, write_index
@@ -231,8 +232,8 @@ class RoundTripTest(FineTest):
     stored[:, :3], stored[2, 9, 9] = 65535, 65535
     mask = rng.integers(0, 2, (1, 32, 32)).astype(np.int16)
     mask[0, 20, 20] = -1
-    for folder in ("images", "masks"):
-      (self.root / folder).mkdir()
+    for name in ("images", "masks"):
+      (self.root / name).mkdir()
     write_geotiff(self.root / "images" / "a.tif", stored, NAMES, nodata=65535)
     with rasterio.open(self.root / "images" / "a.tif", "r+") as dst:
       dst.scales = (1e-4,) * 6
@@ -269,6 +270,7 @@ class RoundTripTest(FineTest):
       told["a"],
       dict(
         id="a",
+        position=0,
         mine="Tara",
         country="Ireland",
         commodity="PbZn",
@@ -303,7 +305,8 @@ class RoundTripTest(FineTest):
     write_index(self.root, "id,location_group", "a,1", "b,1")
     config = self._config(patches=True)
     source = TfdsSource(self._build(config), split="train", roles=SIX, image_size=32)
-    self.assertCountEqual(source.ids, ["a_r00c00", "a_r01c00", "b_r00c00", "b_r00c01"])
+    self.assertEqual(source.ids, ("a_r00c00", "a_r01c00", "b_r00c00", "b_r00c01"))
+    self.assertEqual([source.metadata(i)["position"] for i in range(4)], [0, 1, 2, 3])
     index = source.ids.index("a_r01c00")
     np.testing.assert_array_equal(source[index]["image"], image[[2, 1, 0, 3, 4, 5], 32:64, :32].transpose(1, 2, 0))
     np.testing.assert_array_equal(source[index]["label"], mask[32:64, :32])
@@ -318,6 +321,30 @@ class RoundTripTest(FineTest):
         "patches: 1 images are shorter than 32 pixels and filled up with invalid ones",
       ),
     )
+
+  def test_folder_and_records_train_in_the_same_order(self):
+    names = [f"m{i * 37 % 100}" for i in range(16)]  # In no order of their own.
+    for seed, name in enumerate(names):
+      write_chip(self.root, name, height=20 + seed, width=40, seed=seed)
+    write_index(self.root, "id,domain", "x,coarse", *[f"{name},fine" for name in names])
+    path = self._build(self._config())
+    for split in ("train", "validation", "test"):
+      chips = folder.open_folder(self.root, domain="fine", split=split, roles=SIX, image_size=32)
+      records = TfdsSource(path, split=split, roles=SIX, image_size=32)
+      self.assertEqual(chips.ids, records.ids)
+      for i, name in enumerate(chips.ids):
+        self.assertEqual(records.metadata(i)["position"], names.index(name))
+        for key, array in chips[i].items():
+          np.testing.assert_array_equal(array, records[i][key], err_msg=f"{name} {key}")
+
+  def test_patches_come_in_the_order_of_the_index_and_left_out_rows_keep_their_place(self):
+    for name, bands, width in (("z", 6, 1300), ("y", 3, 8), ("b", 6, 24)):
+      write_chip(self.root, name, bands=bands, height=24, width=width)
+    write_index(self.root, "id,location_group", "z,1", "y,1", "b,1")
+    source = TfdsSource(self._build(self._config(size=12, patches=True)), split="train", roles=SIX, image_size=12)
+    wide = [f"z_r{i:02d}c{j:02d}" for i in range(2) for j in range(108)]  # By name, c100 stands before c99.
+    self.assertEqual(source.ids, (*wide, "b_r00c00", "b_r00c01", "b_r01c00", "b_r01c01"))
+    self.assertEqual(source.metadata(216)["position"], 217)
 
   def test_two_preparations_give_the_same_bytes(self):
     for seed, name in enumerate("abcdef"):

@@ -330,6 +330,13 @@ class NeighboursTest(parameterized.TestCase):
     seen = polygons.neighbours(found, [(179, 0, -179, 1)])
     self.assertEqual([p.id for p in seen[0]], ["-180", "179.5"])
 
+  def test_the_extent_is_the_box_around_all(self):
+    boxes = [(10, -3, 11, -1), (-5, 2, -4, 7.5), (0, 0, 1, 1)]
+    found = [polygons.Polygon(f"{i}", shapely.box(*box), 1.0, {}) for i, box in enumerate(boxes)]
+    self.assertEqual(polygons.extent(found), (-5.0, -3.0, 11.0, 7.5))
+    with self.assertRaisesRegex(polygons.PolygonError, "no polygon, so no extent"):
+      polygons.extent([])
+
   def test_no_polygons_and_no_boxes_are_no_neighbours(self):
     found = [polygons.Polygon("a", RING, 1.0, {})]
     self.assertEqual(polygons.neighbours([], [(0, 0, 1, 1)]), ((),))

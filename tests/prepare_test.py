@@ -1,9 +1,12 @@
 """Tests of `python -m datasets.prepare`."""
 
+import ast
 import hashlib
+import io
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,9 +15,10 @@ from unittest import mock
 
 import numpy as np
 import rasterio
+from absl import flags
 from absl.testing import absltest, parameterized
 
-from datasets import chip_records, hashing, mining_demo, preparation
+from datasets import chip_records, hashing, mining_demo, preparation, prepare
 from minec2f_jax import console
 from minec2f_jax.data.tfds_source import TfdsSource
 from minec2f_jax.errors import UserError
@@ -92,9 +96,11 @@ class MakeTest(PrepareTest):
     text = preparation.describe(self.target, self._prepare())
     self.assertEqual(
       text.splitlines()[-1],
-      f"--config.data.fine.path={self.target.path} --config.data.bands=\"('red', 'green', 'blue')\" "
+      f'--config.data.fine.path={self.target.path} \'--config.data.bands=("red", "green", "blue")\' '
       "--config.data.image_size=128",
     )
+    bands = shlex.split(text.splitlines()[-1])[1].partition("=")[2]
+    self.assertEqual(ast.literal_eval(bands), chip_records.RGB)  # As launch.py reads it.
     self.assertIn("mining_fine/rgb-128px: images of 128 x 128 pixels, red green blue", text)
     self.assertIn("Cerro_Corona is in train", text)
     usual = preparation.find("mining_coarse/full", self.root)
@@ -102,6 +108,23 @@ class MakeTest(PrepareTest):
     text = preparation.describe(usual, {**summary, "product": {}, "left_out": {"x": "ugly"}, "notes": []})
     self.assertIn("left out, ugly: 1 (x)", text)
     self.assertEqual(text.splitlines()[-1], f"--config.data.coarse.path={usual.path}")
+    spaced = preparation.find("mining_coarse/full", self.root / "it's here")
+    text = preparation.describe(spaced, {**summary, "product": {}, "left_out": {}, "notes": []})
+    self.assertEqual(shlex.split(text.splitlines()[-1]), [f"--config.data.coarse.path={spaced.path}"])
+
+  def test_images_without_valid_pixels_or_mine_are_noted(self):
+    nothing = np.zeros((1, 16, 16), np.uint8)
+    write_geotiff(self.manual / "masks" / "b.tif", nothing)
+    write_geotiff(self.manual / "masks" / "f.tif", nothing)
+    write_geotiff(self.manual / "masks" / "c.tif", nothing + 255, nodata=255)
+    summary = self._prepare()
+    self.assertEqual(summary["notes"][-2:], ["images without any valid pixel: 1 (c)", "images without any mine: 2"])
+    self.assertEqual(summary["without_valid_pixel"], ["c"])
+    patches = self._prepare(preparation.find("mining_fine/rgb-128px-patches", self.root))
+    self.assertIn("patches without any valid pixel: 1 (c_r00c00)", patches["notes"])
+
+  def test_a_sound_folder_has_no_such_notes(self):
+    self.assertNotRegex(" ".join(self._prepare()["notes"]), "without any")
 
   def test_an_empty_split_is_a_note(self):
     self._index("a,train,", "b,train,", "c,train,", "d,train,", "e,validation,", "f,validation,")
@@ -135,7 +158,10 @@ class BrokenTest(PrepareTest):
     summary = self._prepare(skip_broken=True)
     self.assertEqual(summary["splits"]["train"]["images"], 2)
     self.assertEqual(list(summary["left_out"]), ["b", "c"])
-    self.assertRegex(summary["left_out"]["c"], "broken: .*cannot be decoded")
+    self.assertRegex(summary["left_out"]["c"], "^broken: images/c.tif, .*cannot be decoded")
+    self.assertEqual(summary["left_out"]["b"], "broken: masks/b.tif: no such file; check the path")
+    self.assertNotIn(str(self.root), (self.target.path / "summary.json").read_text())
+    self.assertIn("  left out, broken: 2 (b, c)\n", preparation.describe(self.target, summary))
     inputs = json.loads((self.target.path / "manifest.json").read_text())["inputs"]
     self.assertIn("images/c.tif", inputs)
     self.assertNotIn("masks/b.tif", inputs)
@@ -151,12 +177,19 @@ class BrokenTest(PrepareTest):
 
   def test_nothing_but_broken_images_is_an_error_even_when_skipped(self):
     self._index("b,train,")
-    with self.assertRaisesRegex(UserError, "none of 1 images is left .*1 left out: broken"):
+    with self.assertRaisesRegex(UserError, r"none of 1 images is left .1 left out: broken.; correct them"):
       self._prepare(skip_broken=True)
+
+  def test_messages_of_the_folder_we_are_in_stay_as_they_are(self):
+    inside = preparation._inside
+    self.assertEqual(inside(pathlib.Path("a/b"), "a/b/images/x.tif: bad a/b/c"), "images/x.tif: bad c")
+    self.assertEqual(inside(pathlib.Path("."), "images/x.tif: ../y"), "images/x.tif: ../y")
 
   def test_images_without_the_bands_leave_nothing(self):
     self._index("a,train,")
-    with self.assertRaisesRegex(UserError, "none of 1 images is left .*no band nir.*choose another config"):
+    with self.assertRaisesRegex(
+      UserError, "none of 1 images is left .*no band nir.*--dataset=mining_fine/rgb would keep 1$"
+    ):
       self._prepare(preparation.find("mining_fine/rgb_nir", self.root))
 
   def test_a_folder_of_the_other_domain_is_told(self):
@@ -184,6 +217,33 @@ class AgainTest(PrepareTest):
       r"changed.*another --data_dir, or delete",
     ):
       self._prepare()
+
+  @parameterized.parameters("images/a.tif.msk", "images/a.tif.aux.xml", "masks/b.tif.msk", "masks/b.tif.aux.xml")
+  def test_sidecars_count_as_input(self, name):
+    sidecar = self.manual / name
+    self._prepare()
+    sidecar.write_text("<PAMDataset></PAMDataset>")
+    with self.assertRaisesRegex(UserError, f"(?s)other files.*{name}: new"):
+      self._prepare()
+    mask = (self.manual / "masks" / "a.tif").read_bytes()
+    sidecar.write_bytes(mask if name.endswith("msk") else b"<PAMDataset/>")
+    other = preparation.find(DATASET, self.root / "elsewhere")
+    self._prepare(other)
+    self.assertIn(name, json.loads((other.path / "manifest.json").read_text())["inputs"])
+    sidecar.write_bytes(sidecar.read_bytes() + b" ")
+    with self.assertRaisesRegex(UserError, f"(?s)other files.*{name}: changed"):
+      self._prepare(other)
+
+  def test_images_of_the_other_domain_are_no_input(self):
+    write_index(self.manual, "id,domain,split", "a,fine,train", "b,fine,train", "c,coarse,train", "d,coarse,test")
+    self._prepare()
+    inputs = json.loads((self.target.path / "manifest.json").read_text())["inputs"]
+    self.assertCountEqual(
+      inputs, ["index.csv", *(f"{kind}/{name}.tif" for kind in ("images", "masks") for name in "ab")]
+    )
+    write_chip(self.manual, "c", bands=3, height=16, width=16, seed=99)
+    self._prepare()
+    self.assertTrue(any("none has changed" in said for said in self.said))
 
   def test_another_setting_is_refused_with_both_values(self):
     self._prepare()
@@ -228,7 +288,26 @@ class InterruptedTest(PrepareTest):
     with mock.patch.object(chip_records, "_record", side_effect=KeyboardInterrupt):
       with self.assertRaises(KeyboardInterrupt):
         self._prepare()
-    self.assertEmpty(list(self.target.path.parent.iterdir()))
+    self.assertEqual([f.name for f in self.target.path.parent.iterdir()], [".lock"])
+
+  def test_a_full_disk_is_one_line_and_leaves_nothing(self):
+    args = [f"--dataset={DATASET}", f"--manual_dir={self.manual}", f"--data_dir={self.root / 'data'}"]
+    for limit in (500, 50_000):  # Of the size of a file: the small ones fail, or the records.
+      code = (
+        f"import resource, runpy, signal, sys; sys.argv[1:] = {args!r}\n"
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)\n"
+        "runpy.run_module('datasets.prepare', run_name='__main__')"
+      )
+      result = command("-c", code)
+      self.assertEqual(result.returncode, 1)
+      self.assertRegex(result.stderr, r"^datasets.prepare: .*cannot be written \(.*File too large.*make room.*\n$")
+      self.assertEqual([f.name for f in self.target.path.parent.iterdir()], [".lock"])
+    self._prepare()
+
+  def test_records_that_fail_for_want_of_room_are_told_by_what_tfds_says(self):
+    with mock.patch.object(self.target.builder, "download_and_prepare", side_effect=RuntimeError("no\nroom")):
+      with self.assertRaisesRegex(UserError, r"1.0.0: cannot be written \(no room\); make room, or choose another"):
+        self._prepare()
 
   def test_after_a_kill_the_next_call_starts_afresh(self):
     code = (
@@ -243,24 +322,38 @@ class InterruptedTest(PrepareTest):
     self.assertEqual(command("-c", code).returncode, -signal.SIGKILL)
     self.assertFalse(self.target.path.exists())
     self._prepare()
-    self.assertTrue(any(said.startswith("left by calls that were killed") for said in self.said))
+    self.assertTrue(any(said.endswith("left by a call that was killed; removed") for said in self.said))
+    self.assertCountEqual([f.name for f in self.target.path.parent.iterdir()], [".lock", "1.0.0"])
     other = preparation.find(DATASET, self.root / "elsewhere")
     self._prepare(other)
     self.assertEqual(self._hashes(self.target.path), self._hashes(other.path))
 
-  def test_of_two_calls_the_second_uses_what_the_first_one_made(self):
-    records = chip_records.records
+  def test_a_second_call_is_refused_while_the_first_is_at_work(self):
+    records, refused = chip_records.records, []
 
-    def overtaken(*args):
-      with mock.patch.object(chip_records, "records", records):
-        if not self.target.path.exists():
-          self._prepare()
+    def disturbed(*args):
+      with self.assertRaisesRegex(UserError, f"process {os.getpid()} is at work there"):
+        self._prepare()
+      refused.append(True)
       return records(*args)
 
-    with mock.patch.object(chip_records, "records", overtaken):
+    with mock.patch.object(chip_records, "records", disturbed):
       self.assertEqual(self._prepare()["splits"]["train"]["images"], 4)
+    self.assertLen(refused, 6)
+    self.assertCountEqual([f.name for f in self.target.path.parent.iterdir()], [".lock", "1.0.0"])
+
+  def test_a_call_that_was_overtaken_uses_what_the_other_one_made(self):
+    hash_inputs, made = preparation._hash_inputs, []
+
+    def overtaken(*args):
+      with mock.patch.object(preparation, "_hash_inputs", hash_inputs):
+        if not made:
+          made.append(self._prepare())
+      return hash_inputs(*args)
+
+    with mock.patch.object(preparation, "_hash_inputs", overtaken):
+      self.assertEqual(self._prepare()["splits"], made[0]["splits"])
     self.assertTrue(any("finished by another call" in said for said in self.said))
-    self.assertEqual([f.name for f in self.target.path.parent.iterdir()], ["1.0.0"])
 
 
 class CommandTest(PrepareTest):
@@ -287,6 +380,16 @@ class CommandTest(PrepareTest):
       "mining_demo\n",
     )
 
+  def test_an_interruption_is_one_line(self):
+    with mock.patch.object(preparation, "prepare", side_effect=KeyboardInterrupt):
+      with mock.patch.object(sys, "stderr", io.StringIO()) as told, self.assertRaises(SystemExit) as stopped:
+        self._main(f"--dataset={DATASET}", f"--manual_dir={self.manual}")
+    self.assertEqual(stopped.exception.code, 130)
+    self.assertRegex(told.getvalue(), r"^\ndatasets.prepare: interrupted; .*\n$")
+
+  def test_flags_are_not_defined_on_import(self):
+    self.assertNotIn("skip_broken", flags.FLAGS)
+
   def test_help_loads_nothing_heavy(self):
     code = "import sys; import datasets.prepare; print({'tensorflow_datasets', 'numpy', 'rasterio'} & set(sys.modules))"
     self.assertEqual(command("-c", code).stdout.strip(), "set()")
@@ -307,6 +410,14 @@ class CommandTest(PrepareTest):
     with mock.patch.object(mining_demo, "prepare", lambda path: {"coarse": f"{path}/c", "fine": f"{path}/f"}):
       self._main("--dataset=mining_demo", "--data_dir=here")
     self.assertEqual(self.said[-1], "--config.data.coarse.path=here/c --config.data.fine.path=here/f")
+    with mock.patch.object(mining_demo, "prepare", lambda path: {"fine": f"{path}/f"}):
+      self._main("--dataset=mining_demo", "--data_dir=over there")
+    self.assertEqual(shlex.split(self.said[-1]), ["--config.data.fine.path=over there/f"])
+
+  def test_a_full_disk_is_one_line_for_the_demo_too(self):
+    with mock.patch.object(mining_demo, "prepare", side_effect=RuntimeError("No space\nleft")):
+      with self.assertRaisesRegex(SystemExit, "^datasets.prepare: .*No space left; make room"):
+        self._main("--dataset=mining_demo", "--data_dir=here")
 
   def test_verify_alone_needs_no_folder(self):
     self._prepare()
@@ -320,18 +431,13 @@ class CommandTest(PrepareTest):
       self._main(f"--dataset={DATASET}", f"--manual_dir={self.manual}", f"--data_dir={self.root / 'file'}")
 
   def _main(self, *args):
-    from absl import flags
-
-    from datasets import prepare
-
-    names = ("dataset", "manual_dir", "data_dir", "sensor", "skip_broken", "verify")
-    saved = {name: (flags.FLAGS[name].value, flags.FLAGS[name].present) for name in names}
+    prepare.define_flags(flags.FLAGS)
     try:
-      flags.FLAGS([os.path.basename(__file__), *args])
+      flags.FLAGS(["datasets.prepare", *args])
       prepare.main(["datasets.prepare"])
     finally:
-      for name, (value, present) in saved.items():
-        flags.FLAGS[name].value, flags.FLAGS[name].present = value, present
+      for name in ("dataset", "manual_dir", "data_dir", "sensor", "skip_broken", "verify"):
+        delattr(flags.FLAGS, name)
 
 
 if __name__ == "__main__":

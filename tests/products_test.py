@@ -47,6 +47,16 @@ class NameTest(parameterized.TestCase):
     self.assertEqual(products.date_of(*texts), expected)
 
 
+class RoleTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("B05", "hls_l30", "nir"), ("B05", "sentinel2_l2a", None), ("B8A", "sentinel2_l2a", "nir"),
+    ("SR_B5", "landsat_c2_l2", "nir"), ("swir1", "hls", "swir1"), ("Red", "reflectance", "red"),
+    ("swir16", "reflectance", "swir1"), ("NIR08", "landsat_c2_l2", "nir"), ("angle", "reflectance", None),
+  )  # fmt: skip
+  def test_a_name_plays_the_role_of_its_sensors_words_or_its_common_name(self, name, sensor, expected):
+    self.assertEqual(products.role_of(name, sensors.get_sensor(sensor)), expected)
+
+
 class CloudTest(parameterized.TestCase):
   def test_each_scl_class_is_cloud_fill_or_neither(self):
     cloud, fill = products.cloud_flags("scl", np.arange(12).reshape(3, 4))

@@ -10,6 +10,7 @@ import unittest
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import flags
 from absl.testing import absltest, parameterized
 from PIL import Image
 from scipy import stats
@@ -31,6 +32,9 @@ def blobs(number: int, *, size: int = 24, seed: int = 0) -> np.ndarray:
     (top, bottom), (left, right) = np.sort(rng.integers(0, size, (2, 2))) + [0, 1]
     mask[top:bottom, left:right] = 1
   return masks
+
+
+STATISTICS = label_geometry.label_statistics(blobs(3))
 
 
 class ShiftTest(parameterized.TestCase):
@@ -72,7 +76,8 @@ class OpenTest(ShiftTest):
     large[0, 0] = 255
     lines = ["id,domain,split", "a,fine,train", "b,fine,test", "c,coarse,train"]
     path = self._folder({"a": small, "b": large, "c": small}, lines)
-    (name, label, valid), (other, large_label, large_valid) = self._read(path)
+    (name, label, valid, gsd_m), (other, large_label, large_valid, _) = self._read(path)
+    self.assertAlmostEqual(gsd_m, 10 / 0.9996, delta=1e-3)  # UTM, on its central meridian.
     self.assertEqual((name, other), ("a", "b"))
     np.testing.assert_array_equal(label, small)
     self.assertTrue(valid.all())
@@ -98,16 +103,17 @@ class OpenTest(ShiftTest):
   def test_an_array_gives_its_masks_in_order(self, name):
     masks = blobs(5)
     got = self._read(self._array(masks, name))
-    np.testing.assert_array_equal([label for _, label, _ in got], masks)
-    self.assertEqual([name for name, _, _ in got], list("01234"))
+    np.testing.assert_array_equal([label for _, label, *_ in got], masks)
+    self.assertEqual([name for name, *_ in got], list("01234"))
+    self.assertTrue(all(np.isnan(gsd_m) for *_, gsd_m in got))
 
   def test_a_channel_picks_one_mask_an_image_and_ids_are_kept(self):
     masks = np.stack([blobs(3), blobs(3, seed=1)], 1)
     path = self._array(masks, ids=np.array(["x", "y", "z"]), images=np.zeros((3, 4, 4, 3)))
     for channel in (0, 1):
       got = self._read(path, channel=channel)
-      np.testing.assert_array_equal([label for _, label, _ in got], masks[:, channel])
-      self.assertEqual([name for name, _, _ in got], ["x", "y", "z"])
+      np.testing.assert_array_equal([label for _, label, *_ in got], masks[:, channel])
+      self.assertEqual([name for name, *_ in got], ["x", "y", "z"])
 
   @parameterized.parameters(None, 2, -1)
   def test_a_channel_that_is_not_there_is_refused(self, channel):
@@ -138,7 +144,7 @@ class OpenTest(ShiftTest):
 
   @parameterized.parameters("", "nowhere", "nowhere.npz")
   def test_what_is_no_set_is_refused(self, name):
-    with self.assertRaisesRegex(UserError, "is no set of labels; give a folder with index.csv"):
+    with self.assertRaisesRegex(UserError, "is no set of labels; give a folder with index.csv.*npz file$"):
       label_sets.open_masks(self.root / name, domain="fine")
 
 
@@ -147,13 +153,18 @@ class Labels(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   RECORDS = {
-    split: [{"id": f"{split}{i}", "label": mask, "valid": 1 - mask.T} for i, mask in enumerate(blobs(n, seed=n))]
+    split: [
+      {"id": f"{split}{i}", "label": mask, "valid": 1 - mask.T, "gsd_m": 12.5}
+      for i, mask in enumerate(blobs(n, seed=n))
+    ]
     for split, n in (("train", 3), ("validation", 0), ("test", 2))
   }
 
   def _info(self):
     plane = tfds.features.Tensor(shape=(24, 24), dtype=np.uint8)
-    features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "label": plane, "valid": plane})
+    gsd_m = tfds.features.Scalar(dtype=np.float32)
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict({"id": text, "label": plane, "valid": plane, "gsd_m": gsd_m})
     return tfds.core.DatasetInfo(builder=self, features=features)
 
   def _split_generators(self, dl_manager):
@@ -173,12 +184,13 @@ class TfdsTest(ShiftTest):
 
   def test_all_splits_or_one_are_read_as_they_were_made(self):
     masks = label_sets.open_masks(self.path, domain="fine")
-    got = {name: (label, valid) for name, label, valid in map(masks.read, range(masks.total))}
+    got = {name: (label, valid) for name, label, valid, _ in map(masks.read, range(masks.total))}
     self.assertEqual(set(got), {"train0", "train1", "train2", "test0", "test1"})
     for record in (*Labels.RECORDS["train"], *Labels.RECORDS["test"]):
       np.testing.assert_array_equal(got[record["id"]][0], record["label"])
       np.testing.assert_array_equal(got[record["id"]][1], record["valid"] == 1)
     self.assertEqual(label_sets.open_masks(self.path, domain="fine", split="test").total, 2)
+    self.assertEqual(shift.measure(masks, title="x").gsd_m, 12.5)
 
   def test_a_split_that_is_not_there_is_refused(self):
     with self.assertRaisesRegex(UserError, r"--split=validation, but it only has \['test', 'train'\]"):
@@ -227,6 +239,46 @@ class MeasureTest(ShiftTest):
       shift.measure(label_sets.open_masks(self._array(masks), domain="fine"), title="x")
 
 
+class WarningTest(ShiftTest):
+  def _report(self, *sets):
+    sets = [shift.Measured("x", ["a"] * len(sizes), sizes, gsd_m, 0, STATISTICS) for sizes, gsd_m in sets]
+    return shift.report(*sets, names=("drawn", "exact"))
+
+  @parameterized.parameters(
+    ([(64, 64)], 10.0, [(64, 64)], 15.0),
+    ([(64, 64)], 10.0, [(640, 640)], 10.0),  # More ground, equally fine.
+    ([(64, 64)], np.nan, [(64, 96)], 10.0),
+    ([(60, 100), (9, 9), (100, 60)], np.nan, [(80, 75)], np.nan),
+  )
+  def test_sets_of_about_equal_pixels_are_compared_in_silence(self, sizes, gsd_m, others, other_gsd_m):
+    self.assertEmpty(self._report((sizes, gsd_m), (others, other_gsd_m))["warnings"])
+
+  @parameterized.parameters(
+    ([(64, 64)], 10.0, [(64, 64)], 30.0, "pixels differ in size: 10 m in drawn and 30 m in exact .medians.. Finer"),
+    ([(64, 64)], 15.01, [(64, 64)], 10.0, "15.01 m in drawn and 10 m in exact"),
+    ([(64, 64)], np.nan, [(64, 97)], 10.0, "images differ in size: 4096 pixels in drawn and 6208 pixels in exact"),
+  )
+  def test_sets_of_unequal_pixels_are_warned_of(self, sizes, gsd_m, others, other_gsd_m, message):
+    content = self._report((sizes, gsd_m), (others, other_gsd_m))
+    self.assertRegex(shift.remarks(content)[-1], f"^warning: .*{message}.*rougher: part of the shift in roughness")
+    shift.write_report(self.root, content, {"drawn": STATISTICS, "exact": STATISTICS})
+    self.assertIn(f"- {shift.remarks(content)[-1]}\n", (self.root / "shift.md").read_text())
+
+  def test_pixel_sizes_of_files_and_records_are_found(self):
+    masks = {name: blobs(1)[0] for name in "abc"}
+    path = self._folder(masks)
+    write_geotiff(path / "masks" / "a.tif", masks["a"][None], crs=None)
+    got = shift.measure(label_sets.open_masks(path, domain="fine"), title="x")
+    self.assertAlmostEqual(got.gsd_m, 10 / 0.9996, delta=1e-3)
+    array = self._array(blobs(3))
+    self.assertTrue(np.isnan(shift.measure(label_sets.open_masks(array, domain="fine"), title="x").gsd_m))
+    result = self._command(f"--first={path}", f"--second={array}", f"--output={self.root / 'out'}")
+    self.assertEqual(result.returncode, 0)
+    self.assertNotIn("warning", result.stdout)
+    content = json.loads((self.root / "out" / "shift.json").read_text())
+    self.assertIsNone(content["sets"]["second"]["gsd_m"])
+
+
 class CommandTest(ShiftTest):
   def test_report_of_two_sets_in_a_path_with_spaces(self):
     masks = {f"chip{i}": mask for i, mask in enumerate(blobs(12, seed=4))}
@@ -268,11 +320,38 @@ class CommandTest(ShiftTest):
     same = self._command(f"--first={array}", f"--second={array}", "--first_domain=fine", "--output=x")
     self.assertEqual(same.returncode, 1)
     self.assertEqual(
-      same.stderr, "datasets.shift: both sets are called 'fine'; tell them apart with --first_name and --second_name.\n"
+      same.stderr, "datasets.shift: both sets are called 'fine'; tell them apart with --first_name and --second_name\n"
     )
     full = self._command(f"--first={array}", f"--second={array}", f"--output={array}")
     self.assertEqual(full.returncode, 1)
-    self.assertRegex(full.stderr, r"^datasets.shift: .*masks.npz: cannot be written .*; choose another --output.\n$")
+    self.assertRegex(full.stderr, r"^datasets.shift: .*masks.npz: cannot be written .*; choose another --output\n$")
+
+  def test_an_interruption_is_one_line_and_leaves_no_half_file(self):
+    code = (
+      "import runpy, sys; from unittest import mock; from datasets import label_sets\n"
+      f"sys.argv[1:] = ['--first=a', '--second=b', '--output={self.root}']\n"
+      "with mock.patch.object(label_sets, 'open_masks', side_effect=KeyboardInterrupt):\n"
+      "  runpy.run_module('datasets.shift', run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    self.assertEqual(result.returncode, 130)
+    self.assertEqual(result.stderr, "\ndatasets.shift: interrupted; the same command starts afresh\n")
+
+  def test_a_full_disk_is_one_line(self):
+    array = self._array(blobs(2))
+    code = (
+      "import resource, runpy, signal, sys\n"
+      f"sys.argv[1:] = ['--first={array}', '--second={array}', '--output={self.root / 'full'}']\n"
+      "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+      "runpy.run_module('datasets.shift', run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    self.assertEqual(result.returncode, 1)
+    self.assertRegex(result.stderr, r"^datasets.shift: .*(File too large).*make room.*\n$")
+    self.assertEmpty(list((self.root / "full").iterdir()))
+
+  def test_flags_are_not_defined_on_import(self):
+    self.assertNotIn("first_channel", flags.FLAGS)
 
   def test_help_loads_nothing_heavy(self):
     code = (

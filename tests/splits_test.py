@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import re
+from unittest import mock
 
 import hypothesis
 import numpy as np
@@ -60,6 +61,11 @@ class DealGroupsTest(parameterized.TestCase):
     self.assertEqual(list(dealt_to.values()).count("test"), 2)
 
 
+def block_of(lon, lat, block_km=50.0):
+  """The group of a box without width at a place."""
+  return splits.spatial_split([(lon, lat, lon, lat)], block_km=block_km).group[0]
+
+
 class BlockTest(parameterized.TestCase):
   @parameterized.parameters((0.1, 0.1), (-0.1, -0.1), (151.2, -33.9), (-70.5, -22.3), (25.0, 68.0), (10.0, -89.0))
   def test_a_block_is_the_cell_of_an_equal_area_grid(self, lon, lat):
@@ -69,19 +75,19 @@ class BlockTest(parameterized.TestCase):
     q = (1 - e**2) * (sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
     k0 = np.cos(np.radians(30)) / np.sqrt(1 - (e * 0.5) ** 2)
     column, row = np.floor([a_km * k0 * np.radians(lon) / 50, a_km * q / (2 * k0) / 50]).astype(int)
-    self.assertEqual(splits.block_of(lon, lat, block_km=50), f"b{column}_{row}")
+    self.assertEqual(block_of(lon, lat), f"b{column}_{row}")
 
   @parameterized.parameters(0, 30, 60, 120)
   def test_blocks_have_one_area(self, row):
     to_lonlat = pyproj.Transformer.from_crs("EPSG:6933", "EPSG:4326", always_xy=True)
     block = shapely.segmentize(shapely.box(100e3, row * 50e3, 150e3, (row + 1) * 50e3), 500)
     lonlat = shapely.transform(block, lambda xy: np.stack(to_lonlat.transform(*xy.T), axis=-1))
-    self.assertEqual({splits.block_of(*lonlat.centroid.coords[0], block_km=50)}, {f"b2_{row}"})
+    self.assertEqual(block_of(*lonlat.centroid.coords[0]), f"b2_{row}")
     area_m2, _ = WGS84.geometry_area_perimeter(lonlat)
     np.testing.assert_allclose(area_m2, 2500e6, rtol=1e-5)
 
   def test_both_names_of_the_180th_meridian_are_one_block(self):
-    self.assertEqual(splits.block_of(180, -17, block_km=50), splits.block_of(-180, -17, block_km=50))
+    self.assertEqual(block_of(180, -17), block_of(-180, -17))
 
 
 def around(lon, lat, half_km):
@@ -139,6 +145,11 @@ def clusters_of_boxes(draw):
 
 
 class SpatialSplitTest(parameterized.TestCase):
+  def _split_dealt(self, boxes, deal, **kwargs):
+    """The split where the blocks have been dealt so."""
+    with mock.patch.object(splits, "deal_groups", return_value=deal):
+      return splits.spatial_split(boxes, **kwargs)
+
   @hypothesis.settings(deadline=None, max_examples=60)
   @hypothesis.given(clusters_of_boxes(), st.sampled_from([0.5, 5.0]), st.sampled_from([5.0, 50.0]), st.integers(0, 3))
   def test_boxes_of_different_splits_are_a_buffer_apart_and_no_other_is_left_out(
@@ -170,7 +181,7 @@ class SpatialSplitTest(parameterized.TestCase):
   def test_groups_are_blocks_of_the_centres_and_lie_in_one_split(self):
     boxes = scattered(400)
     got = splits.spatial_split(boxes, block_km=100, buffer_km=1)
-    self.assertEqual(got.group, tuple(splits.block_of((w + e) / 2, (s + n) / 2, block_km=100) for w, s, e, n in boxes))
+    self.assertEqual(got.group, tuple(block_of((w + e) / 2, (s + n) / 2, 100) for w, s, e, n in boxes))
     seen = collections.defaultdict(set)
     for group, split in zip(got.group, got.split, strict=True):
       seen[group] |= {split} - {""}
@@ -180,12 +191,12 @@ class SpatialSplitTest(parameterized.TestCase):
 
   def test_a_box_across_the_180th_meridian_has_its_centre_there(self):
     got = splits.spatial_split([(179.9, -17.1, -179.8, -17.0)])
-    self.assertEqual(got.group, (splits.block_of(-179.95, -17.05, block_km=50),))
+    self.assertEqual(got.group, (block_of(-179.95, -17.05),))
 
   def test_neighbours_across_a_blocks_edge_do_not_straddle(self):
     # 0.1 degrees (11 km) on either side of the edge between b-1_0 and b0_0, boxes of 1 km.
     boxes = [around(lon, 0.2, 0.5) for lon in (-0.1, -0.02, 0.02, 0.1)]
-    got = splits.spatial_split(boxes, fixed={"b-1_0": "train", "b0_0": "test"})
+    got = self._split_dealt(boxes, {"b-1_0": "train", "b0_0": "test"})
     self.assertEqual(got.split, ("train", "", "test", "test"))
     # Centres 0.04 degrees (4.453 km) apart, less two half diagonals of 0.709 km.
     self.assertRegex(got.reason[1], r"as near as 3\.0\d km to held-out box 2 \(buffer 5 km\)")
@@ -193,8 +204,8 @@ class SpatialSplitTest(parameterized.TestCase):
   def test_validation_yields_to_test_and_once_left_out_costs_no_train_box(self):
     # A corner of three blocks of 10 km, boxes of 200 m: the second is 1.7 km from the third, 1.3 km from the first.
     boxes = [around(*lonlat, 0.1) for lonlat in ((0.09, 0.085), (0.10, 0.075), (0.11, 0.06))]
-    fixed = {"b0_1": "train", "b0_0": "validation", "b1_0": "test"}
-    got = splits.spatial_split(boxes, block_km=10, buffer_km=2, fixed=fixed)
+    deal = {"b0_1": "train", "b0_0": "validation", "b1_0": "test"}
+    got = self._split_dealt(boxes, deal, block_km=10, buffer_km=2)
     self.assertEqual(got.group, ("b0_1", "b0_0", "b1_0"))
     self.assertEqual(got.split, ("train", "", "test"))
     self.assertRegex(got.reason[1], "1.7. km to test box 2")
@@ -250,8 +261,9 @@ class SpatialSplitTest(parameterized.TestCase):
     ("longitude", {"keep_away": [(0, 0, 181, 1)]}, "keep_away: 1 of 1 boxes"),
     ("nan", {"lonlat_boxes": [(0, np.nan, 1, 1)]}, "nan"),
     ("block", {"block_km": 0}, "block_km=0"),
-    ("buffer", {"buffer_km": -1}, "buffer_km=-1"),
-    ("fixed", {"fixed": {"b0_0": "val"}}, r"\['val'\].*'validation'"),
+    ("buffer", {"buffer_km": -1}, "buffer_km=-1: give a block above 0 km"),
+    ("infinite_block", {"block_km": np.inf}, "block_km=inf"),
+    ("no_number", {"buffer_km": np.nan}, "buffer_km=nan"),
   )
   def test_what_cannot_be_split_is_refused(self, kwargs, message):
     with self.assertRaisesRegex(splits.SplitError, message):

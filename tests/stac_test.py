@@ -230,6 +230,16 @@ class CatalogueTest(StacTest):
     )
     self.assertEqual((scene.sensor, scene.quality, scene.cloud_share), ("auto", None, None))
 
+  def test_bands_that_the_file_names_in_another_order_than_the_item_are_refused_on_reading(self):
+    described = {"eo:bands": [{"common_name": n} for n in RGB], "raster:bands": [{"data_type": "float32"}] * 3}
+    scene = self.scene(make_item("x", {"image": {"href": "a.tif", **described}}), roles=RGB)
+    values = np.full((3, 12, 12), 0.1, np.float32)
+    geotiff.write_geotiff(self.root / "a.tif", values, GRID, descriptions=RGB)
+    self.assertTrue(scenes.read_scene(scene, GRID, roles=RGB)[1].all())
+    geotiff.write_geotiff(self.root / "a.tif", values, GRID, descriptions=RGB[::-1])
+    with self.assertRaisesRegex(scenes.SceneError, "a.tif, band 3, is taken for 'blue', but the file calls it 'red'"):
+      scenes.read_scene(scene, GRID, roles=RGB)
+
 
 class EncodingTest(StacTest):
   @parameterized.parameters(
@@ -346,6 +356,9 @@ class SourceTest(StacTest):
   def test_an_item_without_geometry_lies_in_its_box(self):
     item = {**landsat(), "geometry": None, "bbox": [-69.0, -22.61, 10.0, -68.9, -22.5, 90.0]}
     self.assertEqual(self.scene(item).footprint.bounds, (-69.0, -22.61, -68.9, -22.5))
+    crossing = {**landsat(), "geometry": None, "bbox": [179.0, -20, -179.0, -18]}
+    parts = shapely.get_parts(self.scene(crossing).footprint)
+    self.assertEqual([part.bounds for part in parts], [(179.0, -20, 180, -18), (-180, -20, -179.0, -18)])
     point = {**landsat(), "geometry": {"type": "Point", "coordinates": [0, 0]}}
     self.assertRegex(self.reason(point), "its geometry has no area")
 

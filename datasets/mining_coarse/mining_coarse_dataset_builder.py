@@ -21,45 +21,51 @@ SELECTIONS = {
   "fine_filtered_100": (MIN_AREA_KM2, FINE_FILTERED_MIN_SIDE_PX),
 }
 
+# What is added to a selection's name -> bands.
+BANDS = {"" if name == "rgb_nir_swir" else f"-{name}": bands for name, bands in chip_records.BANDS.items()}
+
 
 class MiningCoarse(chip_builder.ChipBuilder):
   """Images of mines with rough polygons, from a folder of GeoTIFFs, as `python -m datasets.chips` makes them."""
 
   BUILDER_CONFIGS = [
-    chip_builder.ChipConfig(name=f"{name}{layout.suffix}", layout=layout, selection=name)
+    chip_builder.ChipConfig(name=f"{name}{suffix}{layout.suffix}", layout=layout, selection=name)
     for name in SELECTIONS
-    for layout in chip_records.layouts(chip_records.BANDS["rgb_nir_swir"])
+    for suffix, bands in BANDS.items()
+    for layout in chip_records.layouts(bands)
   ]
 
   @classmethod
   def make_plan(cls, config, path, *, sensor="auto", skip=None):
-    min_area_km2, min_side_px = SELECTIONS[config.selection]
     return chip_records.make_plan(
       path,
       config.layout,
       domain="coarse",
-      assign=functools.partial(_assign, min_area_km2=min_area_km2),
+      assign=functools.partial(_assign, config=config),
       sensor=sensor,
       skip=skip,
-      unwanted=functools.partial(_too_small, min_area_km2=min_area_km2, min_side_px=min_side_px),
+      why_unwanted=functools.partial(cls.why_unwanted, config),
     )
 
+  @classmethod
+  def why_unwanted(cls, config, row, header):
+    min_area_km2, min_side_px = SELECTIONS[config.selection]
+    if min_area_km2 and not row.area_km2 >= min_area_km2:  # Nor is one of unknown area wanted.
+      return f"mine smaller than {min_area_km2} km2"
+    if min(header.height, header.width) < min_side_px:
+      return f"image shorter than {min_side_px} pixels"
+    return ""
 
-def _assign(path, rows, *, min_area_km2):
+
+def _assign(path, rows, *, config):
+  min_area_km2, _ = SELECTIONS[config.selection]
   coarse, split_of = chip_records.by_group(path, rows, domain="coarse")
   unknown = [row.id for row in coarse if math.isnan(row.area_km2)]
   if min_area_km2 and unknown:
     raise UserError(
       f"{path}/index.csv: column area_km2 is blank or missing in {len(unknown)} of {len(coarse)} rows "
       f"({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}), and this config keeps mines of at least "
-      f"{min_area_km2} km2; `python -m datasets.chips` writes it, or choose --dataset=mining_coarse/full"
+      f"{min_area_km2} km2; `python -m datasets.chips` writes it, or choose --dataset=mining_coarse/"
+      f"{config.name.replace(config.selection, 'full', 1)}"
     )
   return coarse, split_of, ()
-
-
-def _too_small(row, header, *, min_area_km2, min_side_px):
-  if min_area_km2 and row.area_km2 < min_area_km2:
-    return f"mine smaller than {min_area_km2} km2"
-  if min(header.height, header.width) < min_side_px:
-    return f"image shorter than {min_side_px} pixels"
-  return ""

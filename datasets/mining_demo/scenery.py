@@ -1,13 +1,13 @@
 """Synthetic scenes and outlines as people have them: Sentinel-2 GeoTIFFs and polygons, to try the commands on."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
 import shapely
 
 from datasets.mining_demo import landscape, spectra
+from minec2f_jax import files
 from minec2f_jax.data import coarsen, geotiff, grids
 
 SIZE, GSD_M = 512, 10.0
@@ -67,6 +67,4 @@ def _write_scene(path: pathlib.Path, scene: landscape.Scene, grid: grids.Grid):
 
 
 def _write_features(path: pathlib.Path, features: list[dict]):
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-  os.replace(partial, path)
+  files.write_text(path, json.dumps({"type": "FeatureCollection", "features": features}))

@@ -19,6 +19,7 @@ import numpy as np
 import pyproj
 import shapely
 
+from minec2f_jax.data import lonlat
 from minec2f_jax.errors import UserError
 
 _WGS84 = pyproj.Geod(ellps="WGS84")
@@ -110,6 +111,19 @@ def filter_by_area(polygons: Sequence[Polygon], *, min_km2: float = 0.0, max_km2
   return tuple(polygon for polygon in polygons if min_km2 <= polygon.area_km2 <= max_km2)
 
 
+def extent(polygons: Sequence[Polygon]) -> tuple[float, float, float, float]:
+  """(west, south, east, north) in degrees of all polygons; with some on both sides of the antimeridian all around it.
+
+  Swapped coordinates within +-90 degrees are no error that can be told: a person who sees this box can.
+
+  Raises:
+    PolygonError: there is no polygon.
+  """
+  if not polygons:
+    raise PolygonError("no polygon, so no extent; give a file that holds outlines")
+  return tuple(shapely.total_bounds([polygon.geometry for polygon in polygons]).tolist())
+
+
 def neighbours(polygons: Sequence[Polygon], bounds_list: Sequence[Sequence[float]]) -> tuple[tuple[Polygon, ...], ...]:
   """For each box the polygons that share a point with it, in their order: a chip's mask shows them all.
 
@@ -119,16 +133,10 @@ def neighbours(polygons: Sequence[Polygon], bounds_list: Sequence[Sequence[float
   """
   tree = shapely.STRtree([polygon.geometry for polygon in polygons])
   found = [[] for _ in bounds_list]
-  boxes = np.array([_box(*bounds) for bounds in bounds_list], object)
+  boxes = np.array([lonlat.box(*bounds) for bounds in bounds_list], object)
   for box, polygon in sorted(tree.query(boxes, predicate="intersects").T.tolist()):
     found[box].append(polygons[polygon])
   return tuple(map(tuple, found))
-
-
-def _box(west, south, east, north):
-  if west <= east:
-    return shapely.box(west, south, east, north)
-  return shapely.MultiPolygon([shapely.box(west, south, 180.0, north), shapely.box(-180.0, south, east, north)])
 
 
 def _read_lonlat(path, layer):

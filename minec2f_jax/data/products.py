@@ -9,6 +9,18 @@ import numpy as np
 from minec2f_jax.data import sensors
 from minec2f_jax.errors import UserError
 
+CHIP_TAG = "MINEC2F_CHIP"  # GeoTIFF tag of an image cut by this project; tells, as JSON, what it was made from.
+
+# Role -> common names of the STAC eo extension, the preferred one first.
+COMMON_NAMES = {
+  "blue": ("blue",),
+  "green": ("green",),
+  "red": ("red",),
+  "nir": ("nir", "nir08"),
+  "swir1": ("swir16",),
+  "swir2": ("swir22",),
+}
+
 
 class ProductError(UserError):
   """A product that is known, and known not to serve."""
@@ -64,6 +76,21 @@ def sensor_of(name: str) -> str | None:
       )
     return key
   return sensors.identify({"PRODUCT_URI": name})
+
+
+def plays(name: str, role: str, sensor: sensors.Sensor) -> bool:
+  """Whether a band of this name plays the role in a sensor's words."""
+  try:
+    return bool(sensors.find_bands([name], [role], sensor))
+  except sensors.SensorError:
+    return False
+
+
+def role_of(name: str, sensor: sensors.Sensor) -> str | None:
+  """The role that a band of this name plays in a sensor's words, else as a common name of STAC; None if in neither."""
+  told = [role for role in sensors.ROLES if plays(name, role, sensor)]
+  told += [role for role, names in COMMON_NAMES.items() if name.casefold() in names]
+  return told[0] if told else None
 
 
 def date_of(*texts: str) -> str:

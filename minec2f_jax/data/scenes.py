@@ -1,28 +1,23 @@
 """Which imagery is there, what its numbers mean, and which of it serves a place.
 
 A scene is what one product saw at one time: the band of every wanted role, wherever its file lies, how to decode it,
-and where it lies on the ground. `scan_folder` finds scenes in a tree of files by their headers, `stac.read_items` in
-STAC items; `candidates` says which of them cover a place, best first, and `read_scene` reads that place. What cannot be
-used is listed with the reason: an encoding nobody named, a band that is missing, a file that lies nowhere.
+and where it lies on the ground. `scene_folder` finds scenes in a tree of files, `stac` in STAC items; `candidates` says
+which of them cover a place, best first, and `read_scene` reads that place. What cannot be used is listed with the
+reason: an encoding nobody named, a band that is missing, a file that lies nowhere.
 """
 
 import dataclasses
 import functools
-import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import affine
 import numpy as np
 import pyproj
 import shapely
 
-from minec2f_jax.data import geotiff, grids, products, sensors
+from minec2f_jax.data import geotiff, grids, lonlat, products, rasterfile, sensors
 from minec2f_jax.errors import UserError
 
-NO_WANTED_BAND = "no wanted band"  # Why masks, pictures and other bands are passed over; nothing to worry about.
 _SUFFIXES = {"GTiff": (".tif", ".tiff"), "JP2OpenJPEG": (".jp2",), "VRT": (".vrt",)}
-_EDGE_POINTS = 21  # Straight edges bend under projection.
 
 
 class SceneError(UserError):
@@ -55,94 +50,23 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class ScanResult:
-  """`scenes` by id, and why the rest was left: file or item -> reason. `NO_WANTED_BAND` is no cause for alarm."""
+  """`scenes` by id, and why the rest was left: file or item -> reason."""
 
   scenes: tuple[Scene, ...]
   rejected: Mapping[str, str]
 
 
-# The band at the end of a single-band file's name: T19KDQ_20210612T143739_B02_10m, LC08_..._SR_B4, HLS.L30...B04, B8A.
-_BAND_NAME = re.compile(
-  rf"(?:(?P<stem>.+?)[._-])?(?P<band>SR_B\d|B\d{{1,2}}|B8A|{'|'.join(sensors.ROLES)}|{'|'.join(products.QUALITY)})"
-  r"(?:[._-](?:10|20|60)m)?",
-  re.IGNORECASE,
-)
-_RESOLUTION_FOLDER = re.compile(r"R(10|20|60)m", re.IGNORECASE)  # A Sentinel-2 product keeps one for each.
-_DATE_TAGS = ("SENSING_TIME", "DATE_ACQUIRED", "PRODUCT_START_TIME")
-_CLOUD_TAGS = ("CLOUD_COVERAGE_ASSESSMENT", "CLOUD_COVERAGE", "CLOUD_COVER")  # Percent.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-  """One band of a file, under the name that the file gives it, or its file name."""
-
-  name: str | None
-  band: geotiff.Band
-  header: geotiff.Header
-
-  @property
-  def key(self) -> str:
-    return (self.name or "").casefold()
-
-  @property
-  def pixel(self) -> float:
-    return abs(self.header.grid.transform.a) if self.header.grid else np.inf
-
-
-def scan_folder(path, *, roles: Sequence[str], sensor: str = "auto", drivers=geotiff.DRIVERS) -> ScanResult:
-  """The scenes in a folder and below; headers are read, no pixels.
-
-  A file of several named bands is a scene. Files of one band make a scene together where their names differ in nothing
-  but the band (of several resolutions of a band the finest counts); so does a quality band beside a file of several,
-  IMAGE.tif and IMAGE_SCL.tif.
-
-  Args:
-    path: folder.
-    roles: band roles that a scene must hold.
-    sensor: "auto" (what tags or the product's name say, else floating-point reflectance) or a key of `sensors.SENSORS`.
-    drivers: GDAL drivers that may open files, out of GTiff, JP2OpenJPEG and VRT.
-
-  Raises:
-    SceneError: no such folder. SensorError: unknown role or sensor.
-  """
-  root, roles = pathlib.Path(path), sensors.check_roles(roles)
-  if not root.is_dir():
-    raise SceneError(f"{root}: no such folder; imagery is searched for in a folder of GeoTIFFs")
-  if sensor != "auto":
-    sensors.get_sensor(sensor)
-  groups, rejected, scenes = {}, {}, {}
-  for file in sorted(p for p in root.rglob("*") if p.suffix.lower() in suffixes(drivers) and p.is_file()):
-    try:
-      header = geotiff.read_header(file, drivers=drivers)
-    except geotiff.GeoTiffError as err:
-      rejected[str(file)] = str(err)
-      continue
-    together, layers = _layers(file, header)
-    groups.setdefault(together, []).extend(layers)
-  for (folder, stem), layers in sorted(groups.items()):
-    common = folder / stem
-    name = common.relative_to(root).as_posix() if common != root else root.resolve().name
-    try:
-      if name in scenes:
-        raise SceneError(f"another scene is called {name!r} already; rename one of them")
-      scenes[name] = _scene(name, common, layers, roles, sensor)
-    except UserError as err:
-      files = {layer.band.path for layer in layers}
-      rejected[min(files) if len(files) == 1 else f"{common}*"] = (
-        str(err) if _is_imagery(layers, roles) else NO_WANTED_BAND
-      )
-  return ScanResult(tuple(scenes[name] for name in sorted(scenes)), rejected)
-
-
-def candidates(scenes: Sequence[Scene], lonlat_bounds: Iterable, *, limit: int = 4) -> list[tuple[Scene, ...]]:
-  """For each (west, south, east, north) in degrees the scenes that reach it, best first, at most `limit`.
+def candidates(
+  scenes: Sequence[Scene], lonlat_bounds: Iterable, *, limit: int | None = None
+) -> list[tuple[Scene, ...]]:
+  """For each (west, south, east, north) in degrees the scenes that reach it, best first: all, or at most `limit`.
 
   First those that cover more of the box (of its area in degrees), then those with fewer clouds, then the newer ones;
   what is unknown comes last. West beyond east means across the antimeridian.
   """
   tree, found = shapely.STRtree([s.footprint for s in scenes]), []
   for bounds in lonlat_bounds:
-    box = _box(*bounds)
+    box = lonlat.box(*bounds)
     shares = [(_covered(box, scenes[i].footprint), scenes[i]) for i in tree.query(box)]
     best = sorted((s for s in shares if s[0]), key=lambda s: _rank(*s))
     found.append(tuple(scene for _, scene in best[:limit]))
@@ -172,12 +96,14 @@ def read_scene(
     nothing about are invalid.
 
   Raises:
-    SceneError: the scene lacks a role. GeoTiffError: as `geotiff.read_on_grid`.
+    SceneError: the scene lacks a role, or its files call a band by the name of another one. GeoTiffError: as
+      `geotiff.read_on_grid`.
   """
   bands = dict(scene.bands)
   missing = [role for role in roles if role not in bands]
   if missing:
     raise SceneError(f"scene {scene.id!r} has no band for {missing}, only {list(bands)}; scan for the roles you read")
+  _check_names(scene, roles, drivers=drivers, allow_remote=allow_remote)
   access = dict(drivers=drivers, allow_remote=allow_remote, max_bytes=max_bytes)
   image, valid = geotiff.read_on_grid([bands[role] for role in roles], grid, sensor=scene.sensor, **access)
   if scene.quality is None:
@@ -190,19 +116,23 @@ def read_scene(
 
 
 def footprint(grid: grids.Grid) -> shapely.Geometry:
-  """What a raster spans, in degrees of longitude and latitude; edges are followed, and cut at the antimeridian."""
+  """What a raster spans, in degrees of longitude and latitude: edges followed, poles enclosed, cut at the antimeridian.
+
+  Raises:
+    SceneError: it reaches beyond its reference system.
+  """
   left, bottom, right, top = grid.bounds
-  outline = shapely.segmentize(shapely.box(*grid.bounds), max(right - left, top - bottom) / _EDGE_POINTS)
-  lon, lat = _to_lonlat(grid.crs).transform(*shapely.get_coordinates(outline).T)
-  if not np.isfinite([lon, lat]).all():
+  longest = max(right - left, top - bottom)
+  # A pole on the very edge would be neither in nor out; in degrees it is no point.
+  slack = 0.0 if pyproj.CRS(grid.crs).is_geographic else 1e-9 * longest
+  area = shapely.box(left - slack, bottom - slack, right + slack, top + slack)
+  outline = shapely.get_coordinates(shapely.segmentize(area, longest / grids.EDGE_POINTS))
+  to_lonlat = _to_lonlat(grid.crs)
+  lon, lat = to_lonlat.transform(*outline.T)
+  _, central = to_lonlat.transform((left + right) / 2, (bottom + top) / 2)
+  if not np.isfinite([*lon, *lat, central]).all():
     raise SceneError(f"bounds {grid.bounds} lie outside of {grid.crs}; correct its reference system")
-  lon = np.unwrap(lon, period=360)  # A ring that steps from 180 to -180 goes on at 180.
-  lon -= 360 * np.floor((lon.min() + 180) / 360)
-  outline = shapely.Polygon(np.column_stack([lon, lat]))
-  if lon.max() <= 180:
-    return outline
-  beyond = shapely.transform(outline & shapely.box(180, -90, 540, 90), lambda xy: xy - [360, 0])
-  return outline & shapely.box(-180, -90, 180, 90) | beyond
+  return lonlat.area_within(lon, lat, pole=np.copysign(90.0, central))
 
 
 def suffixes(drivers: Sequence[str]) -> tuple[str, ...]:
@@ -213,113 +143,25 @@ def suffixes(drivers: Sequence[str]) -> tuple[str, ...]:
   return tuple(suffix for driver in drivers for suffix in _SUFFIXES[driver])
 
 
-def _layers(file: pathlib.Path, header: geotiff.Header) -> tuple[tuple[pathlib.Path, str], list[_Layer]]:
-  """((folder, start of the name) that the files of its scene have in common, the file's bands)."""
-  folder = file.parent.parent if _RESOLUTION_FOLDER.fullmatch(file.parent.name) else file.parent
-  match = _BAND_NAME.fullmatch(file.stem) if header.count == 1 else None
-  if match:
-    return (folder, match["stem"] or ""), [_Layer(match["band"], geotiff.Band(str(file), 1), header)]
-  names = enumerate(header.descriptions, start=1)
-  return (folder, file.stem), [_Layer(name, geotiff.Band(str(file), i), header) for i, name in names]
-
-
-def _scene(name: str, common: pathlib.Path, layers: Sequence[_Layer], roles, sensor: str) -> Scene:
-  """The scene that these bands make; UserError says why they make none."""
-  product = next((part for part in reversed(common.resolve().parts) if products.is_product(part)), "")
-  finest = {}
-  for layer in layers:
-    finest[layer.key] = min(layer.pixel, finest.get(layer.key, np.inf))
-  layers = [layer for layer in layers if layer.pixel == finest[layer.key]]
-  quality = next(((layer.key, layer.band) for layer in layers if layer.key in products.QUALITY), None)
-  image = [layer for layer in layers if layer.key not in products.QUALITY]
-  found = sorted({_choose_sensor(sensor, product, layer) for layer in image})
-  if len(found) != 1:
-    raise SceneError(f"files that belong together by name are encoded differently: {found}; keep them in two folders")
-  known = sensors.get_sensor("reflectance" if found[0] == "auto" else found[0])
-  indices = sensors.find_bands([layer.name for layer in image], roles, known)
-  used = {role: image[i - 1] for role, i in zip(roles, indices)}
-  tags = {key.upper(): value for layer in used.values() for key, value in layer.header.tags.items()}
-  return Scene(
-    id=name,
-    bands=tuple((role, used[role].band) for role in sensors.ROLES if role in used),
-    sensor=found[0],
-    quality=quality,
-    footprint=_common_footprint(used.values()),
-    date=products.date_of(common.name, product, *(tags.get(key, "") for key in _DATE_TAGS)),
-    cloud_share=_cloud_share(tags),
-  )
-
-
-def _choose_sensor(wanted: str, product: str, layer: _Layer) -> str:
-  """Key of the sensor, or "auto" where the file tells; tags, product name and the argument must not contradict."""
-  header = layer.header
-  if np.dtype(header.dtype).kind == "f":  # Products hold integers: what became of one was decoded, and kept its name.
-    return wanted
-  tagged, named = sensors.identify(header.tags), products.sensor_of(product)
-  if tagged and named and tagged not in (named, "hls"):
-    raise SceneError(f"its tags say {tagged!r}, the product name {product} says {named!r}; correct one of them")
-  if wanted == "auto" and not (tagged or named) and header.encodings[layer.band.index - 1] != (1.0, 0.0):
-    return "auto"
-  if wanted == "auto" and not (tagged or named):
-    raise SceneError(
-      f"cannot tell the encoding of its {header.dtype} values, neither tags nor a product's name do; set --sensor to "
-      f"one of {tuple(s.name for s in sensors.SENSORS.values() if s.scale != 1)}"
-    )
-  sensors.resolve_sensor(wanted, dtype=header.dtype, tags=header.tags if tagged else _tags_of(product, named))
-  return named or tagged if wanted == "auto" else wanted
-
-
-def _tags_of(product: str, named: str | None) -> dict[str, str]:
-  """A product's name as the tags that say the same."""
-  kind = {"hls_l30": "LANDSAT_PRODUCT_ID", "landsat_c2_l2": "LANDSAT_PRODUCT_ID"}.get(named, "PRODUCT_URI")
-  return {kind: product} | ({"HLS_PROCESSING_TIME": ""} if (named or "").startswith("hls") else {})
-
-
-def _is_imagery(layers: Sequence[_Layer], roles) -> bool:
-  """Whether someone may have meant these bands as imagery: a wanted name in any sensor's words, or no names at all."""
-  names = [layer.name for layer in layers]
-  if len(layers) > 1 and not any(names):
-    return layers[0].header.dtype != "uint8"  # Else a picture.
-  for known in sensors.SENSORS.values():
-    for name in filter(None, names):
-      for role in roles:
-        try:
-          sensors.find_bands([name], [role], known)
-          return True
-        except sensors.SensorError:
-          continue
-  return False
-
-
-def _common_footprint(layers: Iterable[_Layer]) -> shapely.Geometry:
-  places = {layer.header.grid for layer in layers}
-  if any(grid is None or grid.transform == affine.Affine.identity() for grid in places):
-    raise SceneError(
-      "no reference system and place on the ground, or rows that are not north up; georeference or warp it (gdalwarp)"
-    )
-  common = functools.reduce(shapely.intersection, sorted(map(footprint, places), key=lambda g: g.wkb))
-  if not common.area:
-    raise SceneError("its bands lie in different places; files that belong together by name must overlap")
-  return common
-
-
-def _cloud_share(tags: Mapping[str, str]) -> float | None:
-  for key in _CLOUD_TAGS:
-    if re.fullmatch(r"\s*\d+(\.\d*)?\s*", tags.get(key, "")) and float(tags[key]) <= 100:
-      return float(tags[key]) / 100
-  return None
+def _check_names(scene: Scene, roles: Sequence[str], **access):
+  """Raises where files give bands the names of other roles: an item may tell the bands in a wrong order."""
+  known = sensors.get_sensor("reflectance" if scene.sensor == "auto" else scene.sensor)
+  wanted, wrong = {role: band for role, band in scene.bands if role in roles}, []
+  for path in sorted({band.path for band in wanted.values()}):
+    with rasterfile.open_raster(path, **access) as file:
+      names = dict(enumerate(file.header().descriptions, start=1))
+    for role, band in wanted.items():
+      name = names.get(band.index) if band.path == path else None
+      if name and products.role_of(name, known) not in (role, None):
+        wrong.append(f"{path}, band {band.index}, is taken for {role!r}, but the file calls it {name!r}")
+  if wrong:
+    raise SceneError(f"scene {scene.id!r}: {'; '.join(wrong)}; correct the item's order of bands, or the file's names")
 
 
 def _rank(share: float, scene: Scene):
   """What `candidates` sorts by, the best first; ids are unique."""
   clouds = np.inf if scene.cloud_share is None else scene.cloud_share
   return -share, clouds, -int(scene.date.replace("-", "") or 0), scene.id
-
-
-def _box(west, south, east, north) -> shapely.Geometry:
-  if west <= east:
-    return shapely.box(west, south, east, north)
-  return shapely.box(west, south, 180, north) | shapely.box(-180, south, east, north)
 
 
 def _covered(box: shapely.Geometry, area: shapely.Geometry) -> float:

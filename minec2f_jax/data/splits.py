@@ -74,7 +74,6 @@ def spatial_split(
   block_km: float = 50.0,
   buffer_km: float = 5.0,
   seed: int = 0,
-  fixed: Mapping[str, str] | None = None,
   keep_away=(),
 ) -> SpatialSplit:
   """Train, validation and test of boxes on the globe, with `buffer_km` or more between any two splits.
@@ -88,10 +87,9 @@ def spatial_split(
 
   Args:
     lonlat_boxes: [N, 4] west, south, east, north in degrees; west > east crosses the 180 degree meridian.
-    block_km: side of a block, see `block_of`.
+    block_km: side of a block; its area is block_km**2 everywhere, its shape only at 30 degrees of latitude a square.
     buffer_km: smallest distance between boxes of different splits.
     seed: another seed is another deal of the blocks.
-    fixed: block -> split that is settled, e.g. of known test sites; other blocks are dealt.
     keep_away: [M, 4] boxes that none may be nearer to than `buffer_km`, e.g. the student's sites when
       the teacher's set is split.
 
@@ -99,20 +97,18 @@ def spatial_split(
     A `SpatialSplit`.
 
   Raises:
-    SplitError: boxes, distances or fixed splits that are not in order.
+    SplitError: boxes or distances that are not in order.
   """
   boxes, sites = _checked(lonlat_boxes, "lonlat_boxes"), _checked(keep_away, "keep_away")
-  fixed = dict(fixed or {})
-  if not (block_km > 0 and buffer_km >= 0) or not set(fixed.values()) <= set(SHARES):
+  if not (0 < block_km < np.inf and 0 <= buffer_km < np.inf):
     raise SplitError(
-      f"block_km={block_km}, buffer_km={buffer_km}, fixed to {sorted(set(fixed.values()))}: the first must be "
-      f"above 0, the second not below, and the last of {tuple(SHARES)}"
+      f"block_km={block_km}, buffer_km={buffer_km}: give a block above 0 km and a buffer of 0 km or more"
     )
   group = _blocks(*_centres(boxes), block_km)
   balls = _bounding_balls(boxes)
   reason = _conflicts(balls, range(len(boxes)), _bounding_balls(sites), range(len(sites)), buffer_km, "keep_away")
   sizes = collections.Counter(g for i, g in enumerate(group) if i not in reason)
-  split_of = deal_groups(sizes, fixed, missing=("validation", "test"), salt=f"{seed}:")
+  split_of = deal_groups(sizes, {}, missing=("validation", "test"), salt=f"{seed}:")
 
   def members(*wanted):
     return [i for i, g in enumerate(group) if i not in reason and split_of[g] in wanted]
@@ -123,17 +119,6 @@ def spatial_split(
   return SpatialSplit(split, group, tuple(reason.get(i, "") for i in range(len(boxes))))
 
 
-def block_of(lon: float, lat: float, *, block_km: float) -> str:
-  """Id, e.g. "b-12_34", of the block_km x block_km block that holds a place: column east, row north of 0, 0.
-
-  The grid is that of EPSG:6933, a cylindrical equal-area projection true to scale at 30 degrees: a
-  block covers block_km**2 everywhere (less at the 180 degree meridian and the poles, which cut it),
-  but grows long and narrow towards the poles: at 50 degrees 1.35 block_km from south to north and
-  0.74 block_km from west to east.
-  """
-  return _blocks(np.array([lon], float), np.array([lat], float), block_km)[0]
-
-
 @functools.cache
 def _equal_area():
   import pyproj  # Loads PROJ's database.
@@ -142,6 +127,13 @@ def _equal_area():
 
 
 def _blocks(lon, lat, block_km):
+  """Ids, e.g. "b-12_34", of the block_km x block_km blocks that hold places: column east, row north of 0, 0.
+
+  The grid is that of EPSG:6933, a cylindrical equal-area projection true to scale at 30 degrees: a
+  block covers block_km**2 everywhere (less at the 180 degree meridian and the poles, which cut it),
+  but grows long and narrow towards the poles: at 50 degrees 1.35 block_km from south to north and
+  0.74 block_km from west to east.
+  """
   x_m, y_m = _equal_area().transform((lon + 180.0) % 360.0 - 180.0, lat)
   columns, rows = (np.floor(np.asarray(m) / (1000.0 * block_km)).astype(int).tolist() for m in (x_m, y_m))
   return tuple(f"b{column}_{row}" for column, row in zip(columns, rows, strict=True))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import shapely
 
-from minec2f_jax.data import geotiff, scenes, sensors, stac_bands
+from minec2f_jax.data import geotiff, lonlat, scenes, sensors, stac_bands
 from minec2f_jax.data.stac_bands import StacError
 from minec2f_jax.errors import UserError
 
@@ -196,7 +196,7 @@ def _footprint(item) -> shapely.Geometry:
 def _box(bbox: Sequence[float]) -> shapely.Geometry:
   """STAC's [west, south, east, north], or with heights [west, south, low, east, north, high]."""
   half = len(bbox) // 2
-  return shapely.box(*bbox[:2], *bbox[half : half + 2])
+  return lonlat.box(*bbox[:2], *bbox[half : half + 2])
 
 
 def _readable(href: str, base: str, allow_remote: bool) -> str:

@@ -12,15 +12,6 @@ import numpy as np
 from minec2f_jax.data import products, scenes, sensors
 from minec2f_jax.errors import UserError
 
-# Role -> common names of the STAC eo extension, the preferred one first.
-_COMMON_NAMES = {
-  "blue": ("blue",),
-  "green": ("green",),
-  "red": ("red",),
-  "nir": ("nir", "nir08"),
-  "swir1": ("swir16",),
-  "swir2": ("swir22",),
-}
 # Assets of 8 bits to look at; they list the bands that they were made of.
 _PICTURE = re.compile(r"(visual|tci|overview|thumbnail|preview|rendered_preview)([-_].*)?", re.IGNORECASE)
 _QUALITY_KEY = re.compile(rf"({'|'.join(products.QUALITY)})([-_](10m|20m|60m|jp2))*", re.IGNORECASE)
@@ -94,7 +85,7 @@ def choose_bands(item, bands: Sequence[AssetBand], roles, known: sensors.Sensor)
 
   def first(role):
     tests = [lambda b: _plays(b, role, strict)]
-    tests += [lambda b, name=name: b.common == name or name in b.names for name in _COMMON_NAMES[role]]
+    tests += [lambda b, name=name: b.common == name or name in b.names for name in products.COMMON_NAMES[role]]
     tests += [lambda b: _plays(b, role, known)]
     return next((band for test in tests for band in bands if test(band)), None)
 
@@ -107,13 +98,7 @@ def choose_bands(item, bands: Sequence[AssetBand], roles, known: sensors.Sensor)
 
 
 def _plays(band: AssetBand, role: str, known: sensors.Sensor) -> bool:
-  for name in band.names:
-    try:
-      sensors.find_bands([name], [role], known)
-      return True
-    except sensors.SensorError:
-      continue
-  return False
+  return any(products.plays(name, role, known) for name in band.names)
 
 
 def claimed_sensor(item) -> tuple[str | None, str]:

@@ -20,6 +20,9 @@ def is_prepared(path) -> bool:
 class TfdsSource:
   """One split of a prepared dataset, as `datasets/mining_fine`, `mining_coarse` and `mining_demo` make them.
 
+  Samples stand in the order of feature "position", that of the folder they come from: both train alike. Without it
+  they stand as stored.
+
   Features "id", "image" [H, W, bands], "label" and "valid" [H, W] are needed; "bands" and "reflectance_scale" stand in
   the dataset's metadata.
 
@@ -38,11 +41,11 @@ class TfdsSource:
 
     builder = tfds.builder_from_directory(os.fspath(path))
     if split not in builder.info.splits:
-      raise UserError(f"{path} has no split {split!r}, only {sorted(builder.info.splits)}.")
+      raise UserError(f"{path} has no split {split!r}, only {sorted(builder.info.splits)}")
     stored = tuple(builder.info.metadata["bands"])
     missing = [role for role in roles if role not in stored]
     if missing:
-      raise UserError(f"{path} has no bands {missing}, only {stored}: change config.data.bands.")
+      raise UserError(f"{path} has no bands {missing}, only {stored}: change config.data.bands")
     self._scale = builder.info.metadata["reflectance_scale"]
     self._bands = [stored.index(role) for role in roles]
     self._image_size = image_size
@@ -50,13 +53,19 @@ class TfdsSource:
     self._told = {name: feature for name, feature in builder.info.features.items() if name not in _ARRAYS}
     # Without the arrays, which take long to unpack.
     self._brief = builder.as_data_source(split, decoders=dict.fromkeys(_ARRAYS, tfds.decode.SkipDecoding()))
-    self.ids = tuple(self._brief[i]["id"].decode() for i in range(len(self._brief)))
+    places = sorted(self._place(i) for i in range(len(self._brief)))
+    self._order = tuple(stored for _, stored, _ in places)
+    self.ids = tuple(name for *_, name in places)
+
+  def _place(self, stored: int) -> tuple[int, int, str]:
+    record = self._brief[stored]
+    return int(record.get("position", stored)), stored, record["id"].decode()
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: int) -> Sample:
-    record = self._records[int(index)]
+    record = self._records[self._order[index]]
     valid = record["valid"].astype(bool)
     image = record["image"][..., self._bands].astype(np.float32) * np.float32(self._scale)
     image, label, valid = resize.resize_chip(image, record["label"], valid, self._image_size)
@@ -64,7 +73,7 @@ class TfdsSource:
 
   def metadata(self, index: int) -> dict:
     """What the record tells besides its arrays: text as str, class labels by name, numbers as Python's own."""
-    record = self._brief[int(index)]
+    record = self._brief[self._order[index]]
     return {name: _plain(record[name], feature) for name, feature in self._told.items()}
 
 

@@ -6,12 +6,13 @@ Polygons: GeoPackage, GeoJSON, GeoParquet, shapefile. Imagery: a folder of GeoTI
 Each polygon becomes images/ID.tif (float32 reflectance, bands named by role) and masks/ID.tif, from the best scene that
 shows it without clouds; a polygon that gives none is listed in quarantine.csv with the reasons. index.csv deals whole
 blocks of the globe to train, validation and test, with a buffer between them. The same command goes on where an earlier
-one was interrupted, and the result is the same to the byte.
+one was interrupted, and the result is the same to the byte; chips of scenes whose files changed, or were touched, are
+made again.
 """
 
-import collections
-import dataclasses
+import argparse
 import functools
+import json
 import os
 import pathlib
 import shlex
@@ -20,21 +21,22 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
 
 from absl import app, flags, logging
 
 from minec2f_jax import console
-from minec2f_jax.data import sensors, splits
+from minec2f_jax.data import sensors
 from minec2f_jax.errors import UserError
 
-SHEET_CHIPS = 40
-SHOWN = 5  # Files that cannot be used, of which the console tells.
-_RGB = ("red", "green", "blue")
 _IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-# Flags that do not decide on what is in the set.
-_FREE = ("output", "workers", "runner", "beam_options", "polygons", "keep_away")
+_OUTCOMES = "outcomes"  # Folder in the set through which Beam's workers answer; gone when they have.
+# Flags that do not decide on what is in the set; polygons count by their content, imagery in the note of every chip.
+_FREE = (
+  *("output", "workers", "runner", "beam_options", "polygons", "keep_away"),
+  *("imagery", "stac", "stac_collections", "stac_datetime", "max_items"),
+)
 
 
 def define_flags(to: flags.FlagValues):
@@ -48,11 +50,14 @@ def define_flags(to: flags.FlagValues):
   text("polygons", None, "File of polygons.", required=True)
   text("layer", None, "Its layer, where it has several.")
   text("id_column", "", "Its column to name chips by; default: by place.")
-  text("imagery", None, "Folder of GeoTIFFs, searched to its depth; with --stac item JSON files.", required=True)
+  text("imagery", None, "Folder of GeoTIFFs, searched to its depth; with --stac JSON files or an API.", required=True)
   text("output", None, "Folder to make, or to go on with.", required=True)
   choice("domain", "coarse", ["coarse", "fine"], "What the polygons are.")
   switch("stac", False, "Whether --imagery names a STAC item, an item collection or a folder of items.")
-  switch("allow_remote", False, "Whether STAC items may point to http(s) and s3 addresses.")
+  listed("stac_collections", [], "Collections to search; --imagery is then the address of a STAC API. Needs --stac.")
+  text("stac_datetime", None, 'Dates to search, e.g. "2021-06-01/2021-08-31"; default: all.')
+  whole("max_items", None, "Most items to take from the search; default: all.", lower_bound=1)
+  switch("allow_remote", False, "Whether STAC APIs may be asked, and items point to http(s) and s3 addresses.")
   text("sensor", "auto", "Encoding of the imagery, e.g. sentinel2_l2a; default: what each file says.")
   listed("drivers", ["GTiff"], "GDAL drivers that may open imagery, e.g. GTiff,JP2OpenJPEG.")
   listed("bands", list(sensors.ROLES), "Bands of a chip, by role.")
@@ -63,7 +68,7 @@ def define_flags(to: flags.FlagValues):
   number("min_margin_m", 200.0, "The same in metres, at least.", lower_bound=0.0)
   whole("min_size_px", 32, "Least height and width of a chip.", lower_bound=1)
   whole("max_size_px", 2048, "Largest height and width of a chip.", lower_bound=1)
-  number("min_valid", 0.8, "Least share of pixels with data.", lower_bound=0.0, upper_bound=1.0)
+  number("min_valid", 0.8, "Least share of pixels with data, clouds among them.", lower_bound=0.0, upper_bound=1.0)
   number("max_cloud", 0.2, "Largest share of clouds and their shadows.", lower_bound=0.0, upper_bound=1.0)
   switch("mask_clouds", True, "Whether the clouds that remain become invalid pixels.")
   number("block_km", 50.0, "Side of the blocks that are dealt to splits as a whole.", lower_bound=0.0)
@@ -82,12 +87,46 @@ def make_set(options: flags.FlagValues):
   Raises:
     UserError: inputs, settings or output are not in order.
   """
+  from datasets import chip_inputs
+  from minec2f_jax.data import chip_set
+
+  chip_inputs.check_flags(options, _names())
+  with chip_set.held(options.output) as output:
+    _make_set(options, output)
+
+
+def _make_set(options, output):
+  from datasets import chip_inputs, chip_report
+  from minec2f_jax.data import chip_set, contact_sheet
+
+  began, settings = time.monotonic(), chip_inputs.chip_settings(options)
+  recorded, wanted, plan = _plan(options, settings, output)
+  chip_set.claim(output, recorded)
+  shutil.rmtree(output / _OUTCOMES, ignore_errors=True)  # Left of a killed run.
+  if options.runner == "beam":
+    outcomes = run_beam(plan.jobs, settings, output, options.beam_options)
+  else:
+    outcomes = run_threads(plan.jobs, settings, output, options.workers or os.cpu_count())
+  outcomes = sorted((*outcomes, *plan.left_out), key=lambda outcome: outcome.id)
+  chip_set.write_index(output, outcomes)
+  told = {"file": pathlib.Path(options.polygons).name, "wanted": wanted}
+  manifest = chip_set.manifest(output, outcomes, told)
+  if not (chip_set.is_whole(output, manifest) and (output / "contact_sheet.png").is_file()):
+    contact_sheet.draw_set(output, [outcome.row for outcome in outcomes if outcome.hashes], roles=settings.roles)
+    chip_set.write_manifest(output, manifest)
+  chip_report.say_counts(output, outcomes, time.monotonic() - began)
+  chip_report.say_next(output, outcomes, domain=options.domain, roles=settings.roles)
+
+
+def _plan(options, settings, output):
+  """(what settings.json will say, how many polygons are wanted, the plan of their chips)."""
+  from datasets import chip_inputs
   from minec2f_jax.data import chip_plan, chip_set, polygons
 
-  began = time.monotonic()
-  settings, output = _chip_settings(options), pathlib.Path(options.output)
-  every = _read_polygons(options.polygons, layer=options.layer, id_column=options.id_column)
-  keep_away = _read_polygons(options.keep_away, layer=options.keep_away_layer) if options.keep_away else ()
+  every = chip_inputs.read_polygons(options.polygons, layer=options.layer, id_column=options.id_column)
+  keep_away = ()
+  if options.keep_away:
+    keep_away = chip_inputs.read_polygons(options.keep_away, layer=options.keep_away_layer)
   recorded = _recorded(options)
   chip_set.check(output, recorded)
   largest = float("inf") if options.max_area_km2 is None else options.max_area_km2
@@ -95,20 +134,12 @@ def make_set(options: flags.FlagValues):
   console.say(f"polygons: {len(every)} in {options.polygons}, {len(wanted)} of the wanted area")
   if not wanted:
     raise UserError(f"{options.polygons}: no polygon of the wanted area; change --min_area_km2 or --max_area_km2")
+  scenes = chip_inputs.find_scenes(options, wanted)
   dealing = {name: getattr(options, name) for name in ("domain", "block_km", "buffer_km", "seed")}
-  plan = chip_plan.make_plan(wanted, every, _scan(options, settings), settings, keep_away=keep_away, **dealing)
-  chip_set.claim(output, recorded)
-  if options.runner == "beam":
-    outcomes = run_beam(plan.jobs, settings, output, options.beam_options)
-  else:
-    outcomes = run_threads(plan.jobs, settings, output, options.workers or os.cpu_count())
-  outcomes = sorted((*outcomes, *plan.left_out), key=lambda outcome: outcome.id)
-  chip_set.write_index(output, outcomes)
-  text = chip_set.manifest(output, outcomes, {"file": pathlib.Path(options.polygons).name, "wanted": len(wanted)})
-  if not (chip_set.is_whole(output, text) and (output / "contact_sheet.png").is_file()):
-    draw_contact_sheet(output, outcomes, settings.roles)
-    chip_set.write_manifest(output, text)
-  _summarize(output, outcomes, options.domain, time.monotonic() - began)
+  plan = chip_plan.make_plan(wanted, every, scenes, settings, keep_away=keep_away, **dealing)
+  if plan.none_meets:
+    chip_inputs.tell_apart(wanted, scenes)
+  return recorded, len(wanted), plan
 
 
 def run_threads(jobs, settings, output, workers: int) -> Iterator:
@@ -134,120 +165,78 @@ def run_beam(jobs, settings, output, beam_options: str) -> list:
   from minec2f_jax.data import chips
 
   beam, pipeline = _open_pipeline(beam_options)
-  lines = pathlib.Path(output).absolute() / "outcomes"
-  shutil.rmtree(lines, ignore_errors=True)
-  with pipeline:
-    outcomes = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(chips.make_chip, settings, str(lines.parent))
-    outcomes | beam.Map(chips.Outcome.to_json) | beam.io.WriteToText(str(lines / "part"))
-  told = [line for part in sorted(lines.glob("part*")) for line in part.read_text(encoding="utf-8").splitlines()]
-  shutil.rmtree(lines, ignore_errors=True)
-  return [chips.Outcome.from_json(line) for line in told]
+  lines = pathlib.Path(output).absolute() / _OUTCOMES
+  try:
+    with pipeline:
+      told = pipeline | beam.Create(jobs) | beam.Reshuffle() | beam.Map(_line_of, settings, str(lines.parent))
+      told | beam.io.WriteToText(str(lines / "part"))
+    parts = [part.read_text(encoding="utf-8") for part in sorted(lines.glob("part*"))]
+  finally:
+    shutil.rmtree(lines, ignore_errors=True)
+  told = [json.loads(line) for part in parts for line in part.splitlines()]
+  failed = [outcome["error"] for outcome in told if "error" in outcome]
+  if failed:
+    raise UserError(min(failed) + (f" (and {len(failed) - 1} chips more)" if len(failed) > 1 else ""))
+  return [chips.Outcome.from_dict(outcome) for outcome in told]
 
 
-def draw_contact_sheet(output, outcomes, roles: Sequence[str]):
-  """Writes contact_sheet.png: up to SHEET_CHIPS chips, evenly spaced in the order of their area."""
-  import numpy as np
+def _line_of(job, settings, output: str) -> str:
+  """The outcome of a job as JSON, or the error that stops the run: what a worker raises arrives as a long text."""
+  import dataclasses
+  import json
 
-  from minec2f_jax.data import contact_sheet, geotiff
+  from minec2f_jax.data import chips
+  from minec2f_jax.errors import UserError
 
-  made = sorted((o for o in outcomes if o.hashes), key=lambda o: (float(o.row["area_km2"]), o.id))
-  shown = [roles.index(role) for role in _RGB] if set(_RGB) <= set(roles) else [i % len(roles) for i in range(3)]
-  pictures = []
-  for index in contact_sheet.evenly_spaced(len(made), SHEET_CHIPS):
-    row = made[index].row
-    image, valid = geotiff.read_chip(output / "images" / f"{row['id']}.tif", roles=roles, sensor="reflectance")
-    label, _ = geotiff.read_mask(output / "masks" / f"{row['id']}.tif")
-    size = f"{row['height']} x {row['width']} px of {float(row['gsd_m']):.3g} m"
-    note = f"{float(row['area_km2']):.3g} km2, {size}"
-    pictures.append(contact_sheet.Chip(row["id"], note, row["split"], np.take(image, shown, -1), valid, label))
-  title = f"{len(pictures)} of {len(made)} chips, by area; {', '.join(roles[i] for i in shown)}"
-  contact_sheet.save(output / "contact_sheet.png", contact_sheet.draw(pictures, title=title))
+  try:
+    return json.dumps(dataclasses.asdict(chips.make_chip(job, settings, output)))
+  except (UserError, OSError) as err:
+    return json.dumps({"error": str(err)})
 
 
 def _open_pipeline(beam_options):
   """(the module apache_beam, a pipeline of these options)."""
   try:
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options import pipeline_options
   except ImportError as err:
     raise UserError("--runner=beam needs Apache Beam: pip install -e '.[beam]'") from err
+  refused = f"--beam_options={beam_options!r}: Beam refuses them"
   try:
     # Beam's own default, the DirectRunner, would download a program to run the pipeline with.
-    options = [f"--runner={_IN_PROCESS}", *shlex.split(beam_options)]
-    return beam, beam.Pipeline(options=PipelineOptions(options))
-  except (ValueError, ImportError, AttributeError) as err:
-    raise UserError(f"--beam_options={beam_options!r}: Beam refuses them: {err}") from err
+    words = [f"--runner={_IN_PROCESS}", *shlex.split(beam_options)]
+    unknown = _unknown_options(pipeline_options, words)
+    if unknown:
+      raise UserError(f"{refused}: {' '.join(unknown)} unknown; see Beam's pipeline options")
+    return beam, beam.Pipeline(options=pipeline_options.PipelineOptions(words))
+  except UserError:
+    raise
+  except (argparse.ArgumentError, ValueError, ImportError, AttributeError) as err:
+    raise UserError(f"{refused}: {err}") from err
 
 
-def _chip_settings(options):
-  from minec2f_jax.data import chips
+def _unknown_options(pipeline_options, words) -> list[str]:
+  """Those of `words` that no part of Beam claims: it would pass over them with a warning."""
+  parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, conflict_handler="resolve", exit_on_error=False)
+  for part in pipeline_options.PipelineOptions.__subclasses__():
+    part._add_argparse_args(parser)  # As Beam does itself.
+  return parser.parse_known_args(words)[1]
 
-  names = {field.name for field in dataclasses.fields(chips.ChipSettings)} - {"roles", "drivers"}
-  values = {name: getattr(options, name) for name in names}
-  return chips.ChipSettings(roles=sensors.check_roles(options.bands), drivers=tuple(options.drivers), **values)
+
+def _names() -> list[str]:
+  """The flags of this command."""
+  own = flags.FlagValues()
+  define_flags(own)
+  return list(own)
 
 
 def _recorded(options):
   """What settings.json says: every flag that decides on the set, files by their content."""
   from minec2f_jax.data import chip_set
 
-  own = flags.FlagValues()
-  define_flags(own)
-  values = {name: getattr(options, name) for name in own if name not in _FREE}
+  values = {name: getattr(options, name) for name in _names() if name not in _FREE}
   files = {"polygons": options.polygons, "keep_away": options.keep_away}
   return values | {f"{name}_sha256": path and chip_set.sha256(path) for name, path in files.items()}
-
-
-def _read_polygons(path, **kwargs):
-  from minec2f_jax.data import polygons
-
-  found, notes = polygons.read_polygons(path, **kwargs)
-  for reason, count in notes.items():
-    console.say(f"{path}: {count} rows: {reason}")
-  return found
-
-
-def _scan(options, settings):
-  """Scenes of the imagery, after a line on what was found and left out."""
-  from minec2f_jax.data import scenes
-
-  reading = dict(roles=settings.roles, sensor=options.sensor, drivers=settings.drivers)
-  if options.stac:
-    from minec2f_jax.data import stac
-
-    found = stac.read_items(options.imagery, allow_remote=options.allow_remote, **reading)
-  else:
-    found = scenes.scan_folder(options.imagery, **reading)
-  told = {path: reason for path, reason in found.rejected.items() if reason != scenes.NO_WANTED_BAND}
-  console.say(f"imagery: {len(found.scenes)} scenes in {options.imagery}; not usable: {len(told)}")
-  for path, reason in list(told.items())[:SHOWN]:
-    console.say(f"  {path}: {reason}")
-  if not found.scenes:
-    raise UserError(f"{options.imagery}: no usable scene{'; the reasons stand above' if told else ''}")
-  return found.scenes
-
-
-def _summarize(output, outcomes, domain, busy_s):
-  made = [outcome for outcome in outcomes if outcome.hashes]
-  refused = [outcome for outcome in outcomes if not outcome.hashes]
-  kept = sum(outcome.reused for outcome in made)
-  counts = collections.Counter(outcome.row["split"] for outcome in made)
-  shares = ", ".join(f"{split} {counts[split]}" for split in splits.SHARES)
-  console.say(f"chips: {len(made)} ({shares}), {kept} of them from an earlier run, {console.duration(busy_s)} in all")
-  if refused:
-    kinds = collections.Counter(outcome.reasons[0][1].partition(":")[0] for outcome in refused)
-    listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
-    console.say(f"quarantine: {len(refused)} polygons ({listed}), see {output / 'quarantine.csv'}")
-  lacking = [split for split in splits.SHARES if not counts[split]]
-  if made and lacking:
-    console.say(f"no chip in {', '.join(lacking)}: lower --block_km, or add imagery of other places")
-  if made:
-    console.say(f"look at {output / 'contact_sheet.png'}")
-    place = shlex.quote(str(output))
-    console.say(f"pack them: python -m datasets.prepare --dataset=mining_{domain} --manual_dir={place}")
-    console.say(f"or train at once: --config.data.{domain}.path={place}")
-  else:
-    console.say(f"no chip could be made; the reasons are in {output / 'quarantine.csv'}")
 
 
 def main(argv):
@@ -259,7 +248,7 @@ def main(argv):
     # Rasterio mutes this one while it works in memory, but not for the threads beside it.
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     make_set(flags.FLAGS)
-  except UserError as err:
+  except (UserError, OSError) as err:  # Of the latter a full disk or a folder that is not to be written.
     sys.exit(f"datasets.chips: {err}")
 
 

@@ -1,5 +1,6 @@
 """Tests of minec2f_jax.data.chip_plan: which polygons become jobs, in which split."""
 
+import dataclasses
 import itertools
 import pathlib
 import tempfile
@@ -9,7 +10,7 @@ import pyproj
 import shapely
 from absl.testing import absltest, parameterized
 
-from minec2f_jax.data import chip_plan, chips, grids, polygons, scenes
+from minec2f_jax.data import chip_plan, chips, grids, polygons, scene_folder
 from tests import scenery
 
 GRID = scenery.utm_grid(4000, 4000)  # 40 km; only its header is read.
@@ -39,7 +40,7 @@ class PlanTest(parameterized.TestCase):
     scenery.write(
       self.imagery / "a.tif", np.zeros((1, 4000, 4000), np.float32), GRID, ("red",), sparse_ok=True, tiled=True
     )
-    self.seen = scenes.scan_folder(self.imagery, roles=("red",)).scenes
+    self.seen = scene_folder.scan_folder(self.imagery, roles=("red",)).scenes
     rng = np.random.default_rng(0)
     self.wanted = tuple(
       named(f"p{i:02d}", scenery.blob(GRID, *rng.uniform(100, 3900, 2), rng.uniform(10, 60))) for i in range(60)
@@ -79,6 +80,18 @@ class PlanTest(parameterized.TestCase):
     self.assertEqual(
       [(o.id, o.reasons) for o in plan.left_out if o.id == "q"], [("q", (("", "no imagery covers it"),))]
     )
+
+  def test_imagery_that_meets_no_polygon_is_told(self):
+    away = named("q", scenery.blob(GRID, 9000, 9000, 20))
+    self.assertTrue(self._plan((away,)).none_meets)
+    self.assertFalse(self._plan((*self.wanted, away)).none_meets)
+    near = (named("site", self.wanted[0].geometry),)
+    self.assertFalse(self._plan(self.wanted[:1], keep_away=near).none_meets)  # Imagery was there.
+
+  def test_a_job_carries_all_scenes_that_reach_it(self):
+    (scene,) = self.seen
+    many = [dataclasses.replace(scene, id=f"s{i}") for i in range(9)]
+    self.assertLen(self._plan(self.wanted[:1], seen=many).jobs[0].scenes, 9)
 
   def test_sites_to_keep_away_from_are_named(self):
     site = named("fine_1", scenery.blob(GRID, 2000, 2000, 30))
@@ -128,7 +141,7 @@ class PlanTest(parameterized.TestCase):
     scenery.write(
       self.imagery / "b.tif", np.zeros((1, raster.height, raster.width), np.float32), raster, ("red",), sparse_ok=True
     )
-    (job,) = self._plan((place,), seen=scenes.scan_folder(self.imagery, roles=("red",)).scenes).jobs
+    (job,) = self._plan((place,), seen=scene_folder.scan_folder(self.imagery, roles=("red",)).scenes).jobs
     self.assertEqual([scene.id for scene in job.scenes], ["b"])
 
 

@@ -1,18 +1,11 @@
 """Tests of python -m datasets.chips: from files to a data set, end to end."""
 
-import contextlib
-import csv
-import hashlib
-import io
+import importlib.util
 import itertools
 import json
 import os
-import pathlib
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 from unittest import mock
 
@@ -20,102 +13,17 @@ import numpy as np
 import pyproj
 import rasterio
 import shapely
-from absl import flags
 from absl.testing import absltest, parameterized
 
-from datasets import chips as command
 from datasets.mining_coarse import mining_coarse_dataset_builder
-from minec2f_jax.data import chips, folder, grids, polygons
+from minec2f_jax.data import chips, folder, grids, polygons, stac
 from minec2f_jax.errors import UserError
-from tests import scenery
+from tests import chip_runs, scenery
 from tests.rasters import DATA
 from tests.scenery import SIX
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-GRID = scenery.utm_grid(600, 600)
-NAMES = ("B02", "B03", "B04", "B08", "B11", "B12")
 
-
-def files_of(output):
-  """Path -> (SHA-256, modification time) of all files of a set."""
-  return {
-    path.relative_to(output).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-    for path in sorted(output.rglob("*"))
-    if path.is_file()
-  }
-
-
-def hashes_of(output):
-  return {path: digest for path, (digest, _) in files_of(output).items()}
-
-
-class CommandTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    directory = tempfile.TemporaryDirectory()
-    self.addCleanup(directory.cleanup)
-    self.root = pathlib.Path(directory.name)
-    self.imagery, self.output = self.root / "imagery", self.root / "chips"
-
-  def _polygons(self, *geometries, name="mines.geojson", **columns):
-    rows = [
-      {
-        "type": "Feature",
-        "properties": {key: values[i] for key, values in columns.items()},
-        "geometry": json.loads(shapely.to_geojson(geometry)),
-      }
-      for i, geometry in enumerate(geometries)
-    ]
-    (self.root / name).write_text(json.dumps({"type": "FeatureCollection", "features": rows}))
-    return list(geometries)
-
-  def _arguments(self, **kwargs):
-    given = dict(polygons=self.root / "mines.geojson", imagery=self.imagery, output=self.output, min_margin_m=60)
-    dealing = dict(block_km=1.5, buffer_km=0.1, workers=2)
-    return [f"--{name}={value}" for name, value in {**given, **dealing, **kwargs}.items()]
-
-  def _run(self, **kwargs):
-    """Runs the command in this process; returns what it says."""
-    options = flags.FlagValues()
-    command.define_flags(options)
-    options(["datasets.chips", *self._arguments(**kwargs)])
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-      command.make_set(options)
-    return said.getvalue()
-
-  def _rows(self, name="index.csv", output=None):
-    with open((output or self.output) / name, newline="", encoding="utf-8") as file:
-      return list(csv.DictReader(file))
-
-  def _image(self, name):
-    return self.output / "images" / f"{name}.tif"
-
-  def _check_masks(self, geometries):
-    for row in self._rows():
-      with rasterio.open(self.output / "masks" / f"{row['id']}.tif") as mask:
-        np.testing.assert_array_equal(
-          mask.read(1), scenery.expected_mask(self._image(row["id"]), geometries), err_msg=row["id"]
-        )
-
-
-class SceneTest(CommandTest):
-  """17 mines in one Sentinel-2 scene of 6 x 6 km."""
-
-  def setUp(self):
-    super().setUp()
-    self.dn = np.random.default_rng(0).integers(1, 9000, (6, 600, 600)).astype(np.uint16)
-    scenery.write(self.imagery / "S2A_20210612.tif", self.dn, GRID, NAMES, nodata=0, tiled=True)
-    places = itertools.product(range(75, 600, 150), range(75, 600, 150))
-    # Two mines lie in one window: each is in the mask of the other.
-    self.mines = [scenery.blob(GRID, x + 0.3, y - 0.2, 8 + x / 50) for x, y in places]
-    self.mines.append(scenery.blob(GRID, 75 + 24, 75, 6))
-    self._polygons(*self.mines, ISO3_CODE=["CHL"] * 17, COUNTRY_NAME=["Chile"] * 17)
-
-  def _run(self, **kwargs):
-    return super()._run(**{"sensor": "sentinel2_l2a", **kwargs})
-
-
-class SyntheticTest(SceneTest):
+class SyntheticTest(chip_runs.SceneTest):
   def test_polygons_and_a_scene_become_a_data_set(self):
     said = self._run()
     rows = self._rows()
@@ -129,7 +37,7 @@ class SyntheticTest(SceneTest):
       area_m2, _ = geod.polygon_area_perimeter(*np.array(by_id[row["id"]].geometry.exterior.coords).T)
       np.testing.assert_allclose(float(row["area_km2"]), abs(area_m2) / 1e6, rtol=1e-9)
       with rasterio.open(self._image(row["id"])) as image:
-        column, line = map(round, ~GRID.transform @ (image.transform.c, image.transform.f))
+        column, line = map(round, ~chip_runs.GRID.transform @ (image.transform.c, image.transform.f))
         window = self.dn[:, line : line + image.height, column : column + image.width]
         np.testing.assert_array_equal(image.read(), window.astype(np.float32) * np.float32(1e-4))
     counts = {split: sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")}
@@ -158,67 +66,44 @@ class SyntheticTest(SceneTest):
 
   def test_a_second_run_redoes_nothing(self):
     self._run()
-    before = files_of(self.output)
+    before = chip_runs.files_of(self.output)
     said = self._run()
-    self.assertEqual(files_of(self.output), before)
+    self.assertEqual(chip_runs.files_of(self.output), before)
     self.assertIn(f"{len(self._rows())} of them from an earlier run", said)
 
   def test_what_a_kill_left_is_completed_to_the_byte(self):
     self._run()
-    whole = hashes_of(self.output)
+    whole = chip_runs.hashes_of(self.output)
     images = sorted((self.output / "images").iterdir())
     for path in images[::2]:
       path.unlink()
     images[1].write_bytes(images[1].read_bytes()[:-500])
     (self.output / "masks" / images[3].name).unlink()
-    (self.output / "images" / f"{images[0].name}.partial").write_bytes(b"half")
+    (self.output / "images" / f".{images[0].name}.x1.partial").write_bytes(b"half")
+    (self.output / "outcomes").mkdir()
+    (self.output / "outcomes" / "part-0").write_text("half")
     (self.output / "manifest.json").unlink()
     (self.output / "index.csv").unlink()
     said = self._run()
-    self.assertEqual(hashes_of(self.output), whole)
+    self.assertEqual(chip_runs.hashes_of(self.output), whole)
     self.assertIn(f"{len(images) - len(images[::2]) - 2} of them from an earlier run", said)
 
   def test_workers_do_not_show_in_the_result(self):
     self._run(workers=1)
-    one = hashes_of(self.output)
+    one = chip_runs.hashes_of(self.output)
     self.output = self.root / "again"
     self._run(workers=4)
-    self.assertEqual(hashes_of(self.output), one)
-
-  def test_beam_makes_the_same_files(self):
-    try:
-      import apache_beam  # noqa: F401
-    except ImportError:
-      self.skipTest("apache_beam is not installed")
-    self._run()
-    threads = hashes_of(self.output)
-    self.output = self.root / "beam"
-    self._run(runner="beam", beam_options="--direct_num_workers=2")
-    self.assertEqual(hashes_of(self.output), threads)
-
-  def test_beam_that_is_missing_is_told_with_the_remedy(self):
-    hidden = mock.patch.dict(sys.modules, {"apache_beam": None})
-    with hidden, self.assertRaisesRegex(UserError, r"needs Apache Beam: pip install -e '.\[beam\]'"):
-      self._run(runner="beam")
-
-  @parameterized.parameters("--runner=NoSuchRunner", "--runner='")
-  def test_beam_options_that_beam_refuses_are_named(self, beam_options):
-    try:
-      import apache_beam  # noqa: F401
-    except ImportError:
-      self.skipTest("apache_beam is not installed")
-    with self.assertRaisesRegex(UserError, "--beam_options=.*: Beam refuses them: "):
-      self._run(runner="beam", beam_options=beam_options)
+    self.assertEqual(chip_runs.hashes_of(self.output), one)
 
   def test_other_settings_in_the_same_folder_are_refused(self):
     self._run()
-    before = files_of(self.output)
+    before = chip_runs.files_of(self.output)
     with self.assertRaisesRegex(UserError, r"gsd_m \(0.0 there, 20.0 now\); choose another --output"):
       self._run(gsd_m=20.0)
     self._polygons(*self.mines[1:])
     with self.assertRaisesRegex(UserError, r"polygons_sha256 \('\w+' there"):
       self._run()
-    self.assertEqual(files_of(self.output), before)
+    self.assertEqual(chip_runs.files_of(self.output), before)
 
   def test_areas_out_of_range_give_no_chip_but_stay_in_the_masks(self):
     areas = sorted(polygons.geodesic_area_km2(mine) for mine in self.mines)  # The middle ones, by a hair.
@@ -244,12 +129,12 @@ class SyntheticTest(SceneTest):
     self.assertEndsWith(said, f"--config.data.fine.path={self.output}\n")
 
   def test_what_gives_no_chip_is_listed_with_the_reason(self):
-    scenery.write(self.imagery / "S2A_20210612_SCL.tif", self._clouds(), GRID, ("SCL",))
+    scenery.write(self.imagery / "S2A_20210612_SCL.tif", self._clouds(), chip_runs.GRID, ("SCL",))
     self._polygons(
-      scenery.blob(GRID, 100, 100, 10),
-      scenery.blob(GRID, 300, 300, 10),
-      scenery.blob(GRID, 900, 900, 10),
-      scenery.blob(GRID, 500, 500, 0.3),
+      scenery.blob(chip_runs.GRID, 100, 100, 10),
+      scenery.blob(chip_runs.GRID, 300, 300, 10),
+      scenery.blob(chip_runs.GRID, 900, 900, 10),
+      scenery.blob(chip_runs.GRID, 500, 500, 0.3),
       name="some.geojson",
       name_of=["cloudy", "clear", "outside", "tiny"],
     )
@@ -263,16 +148,21 @@ class SyntheticTest(SceneTest):
     self.assertIn("no chip in ", said)
 
   def test_a_set_without_any_chip_says_so(self):
-    scenery.write(self.imagery / "S2A_20210612_SCL.tif", np.full((1, 600, 600), 9, np.uint8), GRID, ("SCL",))
-    said = self._run()
+    scenery.write(self.imagery / "S2A_20210612_SCL.tif", np.full((1, 600, 600), 9, np.uint8), chip_runs.GRID, ("SCL",))
+    with self.assertRaisesRegex(
+      UserError, r"^no chip could be made \(cloudy 17\); the reasons are in \S+quarantine.csv$"
+    ):
+      self._run()
     self.assertEmpty(self._rows())
-    self.assertEndsWith(said, f"no chip could be made; the reasons are in {self.output / 'quarantine.csv'}\n")
+    self.assertLen(self._rows("quarantine.csv"), 17)
+    self._run(max_cloud=1, mask_clouds=False)  # No chip is there that other settings would contradict.
+    self.assertNotEmpty(self._rows())
 
   def test_a_corrupt_scene_is_named_and_another_one_serves(self):
     path = self.imagery / "S2A_20210612.tif"
-    scenery.write(self.imagery / "S2A_20200101.tif", self.dn, GRID, NAMES, nodata=0, tiled=True)
+    scenery.write(self.imagery / "S2A_20200101.tif", self.dn, chip_runs.GRID, chip_runs.NAMES, nodata=0, tiled=True)
     content = bytearray(path.read_bytes())
-    scenery.write(path, self.dn, GRID, NAMES, nodata=0, tiled=True, compress="deflate")
+    scenery.write(path, self.dn, chip_runs.GRID, chip_runs.NAMES, nodata=0, tiled=True, compress="deflate")
     content = bytearray(path.read_bytes())
     content[2000 : len(content) - 2000] = bytes(len(content) - 4000)
     path.write_bytes(content)
@@ -280,7 +170,8 @@ class SyntheticTest(SceneTest):
     self.assertEqual({row["scene"] for row in self._rows()}, {"S2A_20200101"})
     (self.imagery / "S2A_20200101.tif").unlink()
     self.output = self.root / "corrupt"
-    self._run()
+    with self.assertRaisesRegex(UserError, "no chip could be made .corrupt "):
+      self._run()
     reasons = [row["reason"] for row in self._rows("quarantine.csv") if "corrupt" in row["reason"]]
     self.assertNotEmpty(reasons)
     self.assertRegex(
@@ -293,6 +184,54 @@ class SyntheticTest(SceneTest):
     with self.assertRaisesRegex(UserError, "no polygon of the wanted area"):
       self._run(min_area_km2=1e6)
     self.assertFalse(self.output.exists())
+
+  def test_all_scenes_of_a_place_are_tried_and_told(self):
+    (self.imagery / "S2A_20210612.tif").unlink()
+    for day in range(1, 7):
+      name = f"S2A_2021060{day}"
+      scenery.write(self.imagery / f"{name}.tif", self.dn, chip_runs.GRID, chip_runs.NAMES, nodata=0, tiled=True)
+      if day > 1:  # The oldest, which is tried last, is the only one without clouds.
+        scenery.write(self.imagery / f"{name}_SCL.tif", np.full((1, 600, 600), 9, np.uint8), chip_runs.GRID, ("SCL",))
+    self._run()
+    self.assertEqual({row["scene"] for row in self._rows()}, {"S2A_20210601"})
+    (self.imagery / "S2A_20210601.tif").unlink()
+    with self.assertRaisesRegex(UserError, "no chip could be made .cloudy"):
+      self._run()
+    tried = [row["reason"].count("cloudy") for row in self._rows("quarantine.csv") if "cloudy" in row["reason"]]
+    self.assertEqual({*tried}, {5})
+    self.assertEmpty(list(self.output.glob("*/CHL*")))
+
+  def test_new_pixels_in_a_scene_are_noticed(self):
+    self._run()
+    scenery.write(
+      self.imagery / "S2A_20210612.tif", self.dn + np.uint16(100), chip_runs.GRID, chip_runs.NAMES, nodata=0, tiled=True
+    )
+    self.assertIn(", 0 of them from an earlier run", self._run())
+    with rasterio.open(self._image(self._rows()[0]["id"])) as image:
+      np.testing.assert_allclose(image.read().min(), 0.0101, rtol=0.05)
+
+  def test_imagery_may_be_spelled_otherwise_and_lie_elsewhere(self):
+    self._run()
+    before = chip_runs.files_of(self.output)
+    self._run(imagery=f"{self.imagery}/../imagery/")
+    moved = self.imagery.rename(self.root / "moved")
+    self._run(imagery=moved)
+    self.assertEqual(chip_runs.files_of(self.output), before)
+
+  def test_a_manifest_stands_only_beside_the_files_it_tells_of(self):
+    self._run()
+    self.assertTrue((self.output / "manifest.json").exists())
+    os.utime(self.imagery / "S2A_20210612.tif", ns=(1, 1))
+    interrupted = mock.patch.object(chips.chip_note.files, "write_json", side_effect=ZeroDivisionError)
+    with interrupted, self.assertRaises(ZeroDivisionError):
+      self._run(workers=1)
+    self.assertFalse((self.output / "manifest.json").exists())
+
+  @parameterized.parameters("imagery/chips", "imagery", ".")
+  def test_a_set_and_its_imagery_lie_apart(self, place):
+    with self.assertRaisesRegex(UserError, r"^--output=\S+ and --imagery=\S+ lie one in the other; choose another"):
+      self._run(output=self.root / place)
+    self.assertFalse((self.imagery / "chips").exists())
 
   def test_the_contact_sheet_is_drawn(self):
     self._run()
@@ -307,7 +246,7 @@ class SyntheticTest(SceneTest):
     return codes
 
 
-class ImageryTest(CommandTest):
+class ImageryTest(chip_runs.CommandTest):
   @parameterized.named_parameters(
     ("utm_30_m", scenery.utm_grid(250, 250, 30.0), 0.0),
     ("degrees", scenery.lonlat_grid(500, 500), 0.0),
@@ -321,17 +260,13 @@ class ImageryTest(CommandTest):
     self.assertLen(self._rows(), 4)
     self._check_masks(mines)
 
-  def test_scenes_of_stac_items_serve_as_well(self):
-    try:
-      import pystac  # noqa: F401
-    except ImportError:
-      self.skipTest("pystac is not installed")
-    grid = scenery.utm_grid(300, 300)
-    assets = {}
-    commons = ("blue", "green", "red", "nir", "swir16", "swir22")
-    for i, common in enumerate(commons):
+  def _item(self):
+    """An item of Sentinel-2, whose assets are written, and their grid."""
+    grid, assets = scenery.utm_grid(300, 300), {}
+    for i, common in enumerate(("blue", "green", "red", "nir", "swir16", "swir22")):
       scenery.write(self.imagery / f"{common}.tif", np.full((1, 300, 300), 1000 * (i + 1), np.uint16), grid, (None,))
-      assets[common] = {"href": f"./{common}.tif", "eo:bands": [{"name": common, "common_name": common}], "gsd": 10}
+      bands = [{"name": common, "common_name": common}]
+      assets[common] = {"href": f"./{common}.tif", "eo:bands": bands, "gsd": 10}
     codes = np.full((1, 300, 300), 4, np.uint8)
     codes[:, :20, :] = 9
     scenery.write(self.imagery / "scl.tif", codes, grid, ("SCL",))
@@ -343,13 +278,42 @@ class ImageryTest(CommandTest):
       **{"geometry": json.loads(shapely.to_geojson(corners)), "bbox": list(corners.bounds), "links": []},
       **{"properties": {"datetime": "2021-06-12T14:37:39Z", **told}, "assets": assets},
     }
-    (self.imagery / "item.json").write_text(json.dumps(item))
-    self._polygons(scenery.blob(grid, 150, 150, 20))
-    self._run(imagery=self.imagery / "item.json", stac=True)
+    return item, grid
+
+  def _check_item(self, item):
     (row,) = self._rows()
     self.assertEqual((row["scene"], row["scene_sensor"], row["cloud_share"]), (item["id"], "sentinel2_l2a", "0.0000"))
     with rasterio.open(self._image(row["id"])) as image:
       np.testing.assert_allclose(image.read().mean((1, 2)), np.arange(1, 7) / 10, rtol=1e-6)
+
+  @unittest.skipUnless(importlib.util.find_spec("pystac"), "pystac is not installed")
+  def test_scenes_of_stac_items_serve_as_well(self):
+    item, grid = self._item()
+    (self.imagery / "item.json").write_text(json.dumps(item))
+    self._polygons(scenery.blob(grid, 150, 150, 20))
+    self._run(imagery=self.imagery / "item.json", stac=True)
+    self._check_item(item)
+
+  @unittest.skipUnless(importlib.util.find_spec("pystac_client"), "pystac_client is not installed")
+  def test_a_stac_api_is_searched_where_the_polygons_are(self):
+    self.enterContext(mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}))
+    item, grid = self._item()
+    found = self.root / "found.json"
+    found.write_text(json.dumps([item]))
+    command = [sys.executable, "-m", "tests.stac_server", str(self.imagery), str(found)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    serving = self.enterContext(subprocess.Popen(command, cwd=chip_runs.ROOT, **pipes))
+    self.addCleanup(serving.terminate)
+    url = f"http://127.0.0.1:{int(serving.stdout.readline())}/api"
+    mines = self._polygons(scenery.blob(grid, 150, 150, 20), scenery.blob(grid, 150, 120, 3))
+    api = dict(imagery=url, stac=True, stac_collections="sentinel-2-l2a,other", stac_datetime="2021", max_items=5)
+    with mock.patch.object(stac, "search", wraps=stac.search) as search:
+      self._run(**api, allow_remote=True, min_area_km2=0.1)
+    self._check_item(item)
+    self.assertEqual(json.loads((self.output / "sources" / f"{self._rows()[0]['id']}.json").read_text()), [])
+    asked = search.call_args.kwargs
+    self.assertEqual((asked["collections"], asked["datetime"]), (["sentinel-2-l2a", "other"], "2021"))
+    self.assertEqual((asked["bbox"], asked["max_items"]), (mines[0].bounds, 5))
 
   def test_single_band_files_of_two_resolutions_are_one_scene(self):
     for i, (band, size) in enumerate((("B02", 10), ("B03", 10), ("B04", 10), ("B08", 10), ("B11", 20), ("B12", 20))):
@@ -495,49 +459,6 @@ class ImageryTest(CommandTest):
       column, line = map(round, ~src.transform @ (image.transform.c, image.transform.f))
       window = rasterio.windows.Window(column, line, image.width, image.height)
       np.testing.assert_array_equal(image.read(), src.read([3, 2, 1], window=window))
-
-
-class ProcessTest(SceneTest):
-  """What only a process of its own shows: exit status, messages, signals."""
-
-  def _process(self, *arguments, **kwargs):
-    return subprocess.Popen(
-      [sys.executable, "-m", "datasets.chips", *arguments, *self._arguments(sensor="sentinel2_l2a", **kwargs)],
-      cwd=ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def test_an_error_is_one_line_and_status_1(self):
-    process = self._process(bands="red,ultraviolet")
-    _, error = process.communicate(timeout=60)
-    self.assertEqual(process.returncode, 1)
-    self.assertRegex(error, r"^datasets\.chips: .*ultraviolet.*\n$")
-
-  def test_help_is_fast_and_names_the_flags(self):
-    began = time.monotonic()
-    process = self._process("--helpshort")
-    said, _ = process.communicate(timeout=60)
-    self.assertIn("--buffer_km", said)
-    self.assertLess(time.monotonic() - began, 5)
-
-  @parameterized.parameters(signal.SIGINT, signal.SIGKILL)
-  def test_an_interrupted_run_is_completed_to_the_byte(self, sent):
-    self._run(workers=1)
-    whole = hashes_of(self.output)
-    self.output = self.root / "interrupted"
-    process = self._process(workers=1)
-    while process.poll() is None and len(list(self.output.glob("images/*.tif"))) < 3:
-      time.sleep(0.005)
-    process.send_signal(sent)
-    _, error = process.communicate(timeout=60)
-    if sent == signal.SIGINT:
-      self.assertEqual(process.returncode, 130)
-      self.assertIn("the same command goes on", error)
-    self.assertFalse((self.output / "manifest.json").exists())
-    self._run()
-    self.assertEqual(hashes_of(self.output), whole)
 
 
 def command_splits():

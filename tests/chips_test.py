@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import pickle
 import tempfile
+from unittest import mock
 
 import hypothesis
 import numpy as np
@@ -14,7 +16,8 @@ import shapely
 from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 
-from minec2f_jax.data import chips, folder, geotiff, scenes, sensors
+from minec2f_jax.data import chip_note, chips, folder, geotiff, scene_folder, scenes, sensors
+from minec2f_jax.errors import UserError
 from tests import scenery
 from tests.scenery import SIX
 
@@ -35,6 +38,10 @@ def files_of(output):
   return {str(p.relative_to(output)): (p.read_bytes(), p.stat().st_mtime_ns) for p in output.rglob("*") if p.is_file()}
 
 
+def bytes_of(files):
+  return {path: content for path, (content, _) in files.items()}
+
+
 class ChipTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -47,7 +54,7 @@ class ChipTest(parameterized.TestCase):
       (self.output / name).mkdir(parents=True)
 
   def _scan(self, **kwargs):
-    found = scenes.scan_folder(self.imagery, **{"roles": SIX, **kwargs})
+    found = scene_folder.scan_folder(self.imagery, **{"roles": SIX, **kwargs})
     self.assertNotEmpty(found.scenes, found.rejected)
     return found.scenes
 
@@ -64,7 +71,7 @@ class ChipTest(parameterized.TestCase):
     with rasterio.open(self.output / "masks" / f"{name}.tif") as mask:
       self.assertEqual((mask.crs, mask.transform), place)
       label = mask.read(1)
-    return bands, label, place, json.loads(tags[chips.TAG])
+    return bands, label, place, json.loads(tags[chip_note.TAG])
 
   def _make(self, job, settings=SETTINGS):
     return chips.make_chip(job, settings, self.output)
@@ -162,10 +169,9 @@ class MakeTest(ChipTest):
   def test_job_settings_and_outcome_travel(self):
     job = job_of(scenery.blob(GRID, 80, 70, 20), seen=[self._scene(scenery.reflectance(160, 180))])
     outcome = chips.make_chip(*pickle.loads(pickle.dumps((job, SETTINGS, self.output))))
-    self.assertEqual(chips.Outcome.from_json(outcome.to_json()), outcome)
+    self.assertEqual(chips.Outcome.from_dict(json.loads(json.dumps(dataclasses.asdict(outcome)))), outcome)
     refused = self._make(dataclasses.replace(job, id="other", scenes=()))
-    self.assertEqual(chips.Outcome.from_json(refused.to_json()), refused)
-    self.assertNotIn("\n", refused.to_json())
+    self.assertEqual(chips.Outcome.from_dict(json.loads(json.dumps(dataclasses.asdict(refused)))), refused)
 
 
 class ChooseTest(ChipTest):
@@ -291,7 +297,67 @@ class ResumeTest(ChipTest):
     else:
       path.unlink()
     self.assertFalse(self._make(self.job).reused)
-    self.assertEqual({p: c for p, (c, _) in files_of(self.output).items()}, {p: c for p, (c, _) in self.files.items()})
+    self.assertEqual(bytes_of(files_of(self.output)), bytes_of(self.files))
+
+  def test_a_scene_that_was_touched_is_read_again_and_gives_the_same_bytes(self):
+    os.utime(self.imagery / "scene.tif", ns=(1, 1))
+    self.assertFalse(self._make(self.job).reused)
+    self.assertTrue(self._make(self.job).reused)
+    now, before = bytes_of(files_of(self.output)), bytes_of(self.files)
+    self.assertNotEqual(now.pop("sources/mine.json"), before.pop("sources/mine.json"))
+    self.assertEqual(now, before)
+
+  def test_other_pixels_under_the_name_of_a_scene_make_another_chip(self):
+    scenery.write(self.imagery / "scene.tif", self.bands + np.float32(0.1), GRID)
+    self.assertFalse(self._make(self.job).reused)
+    self.assertGreater(np.nanmean(self._read()[0]), self.bands.mean() + 0.09)
+
+  def test_a_mask_that_is_put_beside_a_scene_counts(self):
+    valid = np.full((1, 160, 180), 255, np.uint8)
+    valid[0, 60:64, 70:74] = 0
+    scenery.write(self.imagery / "scene.tif.msk", valid, GRID, (None,))
+    self.assertFalse(self._make(self.job).reused)
+    self.assertTrue(self._make(self.job).reused)
+    (self.imagery / "scene.tif.msk").unlink()
+    self.assertFalse(self._make(self.job).reused)
+    self.assertEqual(bytes_of(files_of(self.output)), bytes_of(self.files))
+
+  def test_a_better_scene_is_tried_again_once_it_was_mended(self):
+    better = self._scene(self.bands + np.float32(0.1), name="better")
+    whole = (self.imagery / "better.tif").read_bytes()
+    (self.imagery / "better.tif").write_bytes(b"II*\0 broken")
+    job = dataclasses.replace(self.job, scenes=(better, *self.job.scenes))
+    self.assertEqual(self._make(job).row["scene"], "scene")
+    self.assertTrue(self._make(job).reused)
+    (self.imagery / "better.tif").write_bytes(whole)
+    again = self._make(job)
+    self.assertEqual((again.row["scene"], again.reused), ("better", False))
+
+  @parameterized.parameters("missing", "[[", "{}", "null")
+  def test_without_a_record_of_its_sources_a_chip_is_made_again(self, content):
+    path = self.output / "sources" / "mine.json"
+    if content == "missing":
+      path.unlink()
+    else:
+      path.write_text(content)
+    self.assertFalse(self._make(self.job).reused)
+    self.assertEqual(bytes_of(files_of(self.output)), bytes_of(self.files))
+
+  def test_remote_scenes_leave_no_record(self):
+    remote = scenes.Scene("r", (("red", geotiff.Band("/vsicurl/http://x/a.tif", 1)),), "auto", None, self.own)
+    self.assertEmpty(chip_note._stamps([remote]))
+
+  def test_who_changes_a_chip_takes_the_manifest_away_before(self):
+    manifest = self.output / chip_note.MANIFEST
+    manifest.write_text("{}")
+    self._make(self.job)
+    self.assertTrue(manifest.exists())
+    (self.output / "images" / "mine.tif").unlink()
+    there = []
+    write = geotiff.write_geotiff
+    with mock.patch.object(geotiff, "write_geotiff", lambda *a, **k: (there.append(manifest.exists()), write(*a, **k))):
+      self._make(self.job)
+    self.assertEqual(there, [False, False])
 
   def test_a_mask_of_other_pixels_is_made_again(self):
     path = self.output / "masks" / "mine.tif"
@@ -319,7 +385,7 @@ class ResumeTest(ChipTest):
     self.assertFalse(self._make(self.job).reused)
 
   def test_an_output_that_cannot_be_written_stops_the_run(self):
-    with self.assertRaisesRegex(geotiff.GeoTiffError, "nowhere"):
+    with self.assertRaisesRegex(UserError, "nowhere.*cannot be written"):
       chips.make_chip(self.job, SETTINGS, self.output / "nowhere")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 
-from minec2f_jax.data import chip_set, chips, polygons, scenes, splits
+from minec2f_jax.data import chips, folder, polygons, scenes, splits
 from minec2f_jax.errors import UserError
 
 
@@ -16,6 +16,11 @@ class Plan(NamedTuple):
 
   jobs: tuple[chips.ChipJob, ...]
   left_out: tuple[chips.Outcome, ...]
+
+  @property
+  def none_meets(self) -> bool:
+    """Whether there is no imagery for any polygon."""
+    return not self.jobs and all(outcome.reasons == (("", chips.NO_IMAGERY),) for outcome in self.left_out)
 
 
 def make_plan(
@@ -47,7 +52,7 @@ def make_plan(
     keep_away: sites that no chip may come near.
   """
   windows = [chips.window_box(polygon.geometry.bounds, settings) for polygon in wanted]
-  found = scenes.candidates(imagery, windows)
+  found = scenes.candidates(imagery, windows, limit=None)
   rows = [_row(polygon, domain) for polygon in wanted]
   covered = [i for i, candidates in enumerate(found) if candidates]
   left_out = [_left_out(rows[i], chips.NO_IMAGERY) for i, candidates in enumerate(found) if not candidates]
@@ -110,7 +115,7 @@ def _union(boxes, lon):
 def _row(polygon: polygons.Polygon, domain: str) -> Mapping[str, str]:
   """What the index says of a chip before it is made."""
   told = {name.lower(): value for name, value in polygon.attributes.items()}
-  metadata = {name: told.get(name, "") for name in chip_set.METADATA}
+  metadata = {name: told.get(name, "") for name in folder.METADATA}
   west, south, east, north = polygon.geometry.bounds
   return {
     **metadata,

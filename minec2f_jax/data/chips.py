@@ -1,8 +1,8 @@
 """From a polygon and the scenes over it to a chip: an image of reflectance and a mask on one grid.
 
-`make_chip` depends on its arguments alone and writes nothing but its own two files, so threads, processes and Beam
-workers may run it side by side. A chip is written mask first, image last, each whole or not at all: an image that
-stands there, agrees with the job and reads as it was written is a finished chip.
+`make_chip` depends on its arguments alone and writes nothing but its own files, so threads, processes and Beam workers
+may run it side by side. Files are written whole or not at all: an image that stands there, agrees with the job and
+reads as it was written is a finished chip (see `chip_note`).
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ import numpy as np
 import pyproj
 import shapely
 
-from minec2f_jax.data import geotiff, grids, rasterfile, scenes, sensors
+from minec2f_jax import files
+from minec2f_jax.data import chip_note, geotiff, grids, rasterfile, resize, scenes, sensors
 from minec2f_jax.errors import UserError
 
-TAG = "MINEC2F_CHIP"  # GeoTIFF tag of an image that tells, as JSON, what it was made from.
 NO_IMAGERY = "no imagery covers it"
 # What is measured while a chip is made; the other columns of the index stand in its job.
 MEASURED = (
@@ -47,9 +47,9 @@ class ChipSettings:
     min_margin_m: added on every side at least.
     min_size_px: least height and width; the window is widened to it.
     max_size_px: a larger chip is not made.
-    min_valid: least share of the window that must hold data.
+    min_valid: least share of the window that must hold data, clouds included: they are masked afterwards.
     max_cloud: largest share of clouds and their shadows among these pixels.
-    mask_clouds: whether the cloudy pixels of a chip that passes become invalid.
+    mask_clouds: whether the cloudy pixels of a chip that passes become invalid; a chip may so keep less than min_valid.
     drivers: GDAL drivers that may open imagery.
     allow_remote: whether imagery may lie at an address instead of in a file.
   """
@@ -112,14 +112,9 @@ class Outcome:
   reasons: tuple[tuple[str, str], ...] = ()
   reused: bool = False
 
-  def to_json(self) -> str:
-    """One line of text."""
-    return json.dumps(dataclasses.asdict(self))
-
   @classmethod
-  def from_json(cls, line: str) -> "Outcome":
-    """The outcome of a line."""
-    fields = json.loads(line)
+  def from_dict(cls, fields: Mapping[str, object]) -> "Outcome":
+    """The outcome of `dataclasses.asdict`, by way of JSON or not."""
     return cls(**{**fields, "reasons": tuple(map(tuple, fields["reasons"]))})
 
 
@@ -131,7 +126,9 @@ def make_chip(job: ChipJob, settings: ChipSettings, output) -> Outcome:
   """Writes images/ID.tif and masks/ID.tif under `output` from the first scene that serves.
 
   images/ID.tif holds float32 reflectance, NaN where invalid, masks/ID.tif 1 inside any polygon and 0 elsewhere. A
-  finished chip of the same polygons, settings and scenes is kept as it is.
+  finished chip of the same polygons, settings and scenes is kept as it is. A scene is the same while the files of it
+  that lie on this machine keep size and date: touching one redoes its chips, which come out the same to the byte where
+  its pixels are the same. Whoever changes a chip first takes the set's manifest away.
 
   Args:
     job: polygon and scenes.
@@ -158,8 +155,9 @@ def make_chip(job: ChipJob, settings: ChipSettings, output) -> Outcome:
     except UserError as err:
       reasons.append((scene.id, f"corrupt: {err}"))
       continue
-    note = _expected(job, settings, position + 1) | measured
-    _write(output, job.id, image, valid, label, grid, settings, note)
+    tried = job.scenes[: position + 1]
+    note = _origin(job, settings, tried) | measured
+    chip_note.write(output, job.id, image, valid, label, grid, roles=settings.roles, note=note, tried=tried)
     return _outcome(job, output, measured, reasons=tuple(reasons))
   return Outcome(job.id, dict(job.row), reasons=tuple(reasons) or (("", NO_IMAGERY),))
 
@@ -232,7 +230,7 @@ def _cut(job, scene, settings):
     "cloud_share": "" if cloud_share is None else f"{cloud_share:.4f}",
     "mine_share": f"{label.mean():.4f}",
   }
-  return np.where(valid[..., None], image, np.float32(0.0)), valid, label, grid, measured
+  return resize.blank(image, label, valid)[0], valid, label, grid, measured
 
 
 def _check_view(scene, valid, cloud, covered_share, settings):
@@ -260,57 +258,35 @@ def _covered_share(job, grid, settings):
   return window.intersection(shapely.box(west, south, east, north)).area / window.area
 
 
-def _write(output, name, image, valid, label, grid, settings, note):
-  image_path, mask_path = _paths(output, name)
-  geotiff.write_geotiff(mask_path, label[None], grid, descriptions=("mine",))
-  note = note | {"mask": _sha256(mask_path.read_bytes()), "pixels": _digest(image, valid)}
-  bands = np.moveaxis(np.where(valid[..., None], image, np.float32(np.nan)), -1, 0)
-  tags = {TAG: json.dumps(note, sort_keys=True)}
-  geotiff.write_geotiff(image_path, bands, grid, descriptions=settings.roles, nodata=math.nan, tags=tags)
-
-
 def _finished(job, settings, output):
-  """The outcome of a chip that is there already and whole, or None."""
-  image_path, mask_path = _paths(output, job.id)
+  """The outcome of a chip that is there already, whole and made from the same, or None."""
+  note = chip_note.read(output, job.id, roles=settings.roles)
+  if note is None:
+    return None
   try:
-    note = json.loads(geotiff.read_header(image_path).tags[TAG])
-    expected = _expected(job, settings, len(note["scenes"]))
-    if {key: note[key] for key in expected} != expected or note["mask"] != _sha256(mask_path.read_bytes()):
-      return None
-    # A file cut short still has a header; the pixels that a network would see decide.
-    if note["pixels"] != _digest(*geotiff.read_chip(image_path, roles=settings.roles, sensor="reflectance")):
+    tried = job.scenes[: len(note["scenes"])]
+    expected = _origin(job, settings, tried)
+    if {key: note[key] for key in expected} != expected or not chip_note.same_sources(output, job.id, tried):
       return None
     return _outcome(job, output, {key: note[key] for key in MEASURED}, reused=True)
-  except (UserError, OSError, KeyError, TypeError, ValueError):
+  except (KeyError, TypeError):  # A note that is none, or an older one.
     return None
 
 
-def _expected(job, settings, num_scenes):
-  """What the note of a chip made from the last of its first `num_scenes` scenes says of its origin."""
+def _origin(job, settings, tried):
+  """What the note of a chip made from the last of the scenes `tried` says of its origin."""
   return {
     "id": job.id,
     "area_km2": job.row.get("area_km2", ""),
     "polygons": job.digest(),
     "settings": settings.digest(),
-    "scenes": [[scene.id, scene.sensor] for scene in job.scenes[:num_scenes]],
+    "scenes": [[scene.id, scene.sensor] for scene in tried],
   }
 
 
-def _digest(image, valid):
-  # Adding 0 turns -0, which a reader does not tell from 0, into it.
-  return _sha256(b"".join(part.tobytes() for part in (np.asarray(image.shape), image + np.float32(0.0), valid)))
-
-
-def _sha256(content):
-  return hashlib.sha256(content).hexdigest()
-
-
-def _paths(output, name):
-  return output / "images" / f"{name}.tif", output / "masks" / f"{name}.tif"
-
-
 def _outcome(job, output, measured, **kwargs):
-  hashes = {path.relative_to(output).as_posix(): _sha256(path.read_bytes()) for path in _paths(output, job.id)}
+  paths = (chip_note.image_path(output, job.id), chip_note.mask_path(output, job.id))
+  hashes = {path.relative_to(output).as_posix(): files.sha256(path) for path in paths}
   return Outcome(job.id, {**job.row, **measured}, hashes, **kwargs)
 
 

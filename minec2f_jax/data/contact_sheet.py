@@ -1,12 +1,15 @@
 """A contact sheet: many chips on one picture, so that a person sees at a glance whether masks lie where mines are."""
 
-import os
+import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from minec2f_jax import files
+from minec2f_jax.data import geotiff
 
 COLUMNS = 8
 TILE_PX = 176
@@ -16,6 +19,7 @@ _TITLE_PX = 44
 _PAPER, _INK, _FAINT = (250, 250, 248), (34, 34, 34), (110, 110, 110)
 _OUTLINE, _HALO, _NO_DATA = (255, 196, 0), (20, 20, 20), (225, 225, 225)
 _SPLIT_COLOURS = {"train": (46, 134, 171), "validation": (140, 100, 170), "test": (228, 87, 46)}
+_RGB = ("red", "green", "blue")
 _GAMMA = 0.65  # Land is dark beside clouds and bright waste; a little lift shows the ground.
 
 
@@ -44,6 +48,27 @@ def evenly_spaced(total: int, limit: int) -> list[int]:
   return sorted({int(round(i)) for i in np.linspace(0, total - 1, min(total, limit))}) if total else []
 
 
+def draw_set(output, rows: Sequence[Mapping[str, str]], *, roles: Sequence[str], limit: int = 40):
+  """Writes contact_sheet.png: up to `limit` chips of a set, evenly spaced in the order of their area.
+
+  Args:
+    output: folder of the set.
+    rows: of its index.
+    roles: bands of its images; shown in their colours, or the first three where one lacks.
+  """
+  output, rows = pathlib.Path(output), sorted(rows, key=lambda row: (float(row["area_km2"]), row["id"]))
+  shown = [roles.index(role) for role in _RGB] if set(_RGB) <= set(roles) else [i % len(roles) for i in range(3)]
+  pictures = []
+  for row in (rows[i] for i in evenly_spaced(len(rows), limit)):
+    image, valid = geotiff.read_chip(output / "images" / f"{row['id']}.tif", roles=roles, sensor="reflectance")
+    label, _ = geotiff.read_mask(output / "masks" / f"{row['id']}.tif")
+    size = f"{row['height']} x {row['width']} px of {float(row['gsd_m']):.3g} m"
+    note = f"{float(row['area_km2']):.3g} km2, {size}"
+    pictures.append(Chip(row["id"], note, row["split"], np.take(image, shown, -1), valid, label))
+  title = f"{len(pictures)} of {len(rows)} chips, by area; {', '.join(roles[i] for i in shown)}"
+  save(output / "contact_sheet.png", draw(pictures, title=title))
+
+
 def draw(chips: Sequence[Chip], *, title: str) -> Image.Image:
   """Returns the sheet: COLUMNS chips a row, each stretched to its own values."""
   columns = max(min(COLUMNS, len(chips)), 3)  # Fewer would cut the title.
@@ -62,10 +87,9 @@ def draw(chips: Sequence[Chip], *, title: str) -> Image.Image:
 
 def save(path, sheet: Image.Image):
   """Writes the sheet as PNG, whole or not at all."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f"{path.name}.partial")
-  sheet.save(partial, format="PNG")
-  os.replace(partial, path)
+  content = io.BytesIO()
+  sheet.save(content, format="PNG")
+  files.write_bytes(path, content.getbuffer())
 
 
 def thumbnail(image: np.ndarray, valid: np.ndarray, label: np.ndarray, size: int) -> Image.Image:

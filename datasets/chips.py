@@ -18,7 +18,6 @@ import pathlib
 import shlex
 import shutil
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from concurrent import futures
 
 from absl import app, flags, logging
 
+from datasets import command
 from minec2f_jax import console
 from minec2f_jax.data import sensors
 from minec2f_jax.errors import UserError
@@ -217,6 +217,8 @@ def _open_pipeline(beam_options):
 
 def _unknown_options(pipeline_options, words) -> list[str]:
   """Those of `words` that no part of Beam claims: it would pass over them with a warning."""
+  if not hasattr(pipeline_options, "_BeamArgumentParser"):  # Not public: another version may have none.
+    return []
   parser = pipeline_options._BeamArgumentParser(allow_abbrev=False, conflict_handler="resolve", exit_on_error=False)
   for part in pipeline_options.PipelineOptions.__subclasses__():
     part._add_argparse_args(parser)  # As Beam does itself.
@@ -240,16 +242,10 @@ def _recorded(options):
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # GDAL tells at length of a corrupt file, Beam of everything.
-  try:
-    # Rasterio mutes this one while it works in memory, but not for the threads beside it.
-    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
-    make_set(flags.FLAGS)
-  except (UserError, OSError) as err:  # Of the latter a full disk or a folder that is not to be written.
-    sys.exit(f"datasets.chips: {err}")
+  # Rasterio mutes this one while it works in memory, but not for the threads beside it.
+  warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+  # GDAL tells at length of a corrupt file, Beam of everything.
+  command.run(make_set, argv, name="datasets.chips", again="goes on", verbosity=logging.ERROR)
 
 
 def _stop(signum, frame):

@@ -3,9 +3,10 @@
 import functools
 import os
 import shlex
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+
+from datasets import command
 
 
 def define_flags(to: flags.FlagValues):
@@ -23,22 +24,11 @@ def define_flags(to: flags.FlagValues):
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  options = flags.FLAGS
-  if not options["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells at length of every file.
-  from minec2f_jax.errors import UserError  # After the flags: --help need not load TFDS.
+  command.run(_run, argv, name="datasets.prepare", again="starts afresh")
 
-  try:
-    _demo(options) if options.dataset.partition("/")[0] == "mining_demo" else _prepare(options)
-  except UserError as error:
-    sys.exit(f"datasets.prepare: {error}")
-  except OSError as error:
-    sys.exit(f"datasets.prepare: a file cannot be read or written: {error}; make room, or choose another --data_dir")
-  except KeyboardInterrupt:
-    sys.stderr.write("\ndatasets.prepare: interrupted; nothing half is left, the same command starts afresh\n")
-    sys.exit(130)
+
+def _run(options):
+  _demo(options) if options.dataset.partition("/")[0] == "mining_demo" else _prepare(options)
 
 
 def _demo(options):
@@ -49,10 +39,7 @@ def _demo(options):
   given = [name for name in ("manual_dir", "sensor", "skip_broken", "verify") if options[name].present]
   if given or options.dataset != "mining_demo":
     raise UserError("mining_demo is made from nothing: give no config, and no flag but --data_dir")
-  try:
-    paths = mining_demo.prepare(os.path.expanduser(options.data_dir))
-  except RuntimeError as error:  # So array_record tells of a disk that is full.
-    raise OSError(" ".join(str(error).split())) from error
+  paths = mining_demo.prepare(os.path.expanduser(options.data_dir))
   console.say("To train on it, give launch.py:")
   console.say(shlex.join(f"--config.data.{domain}.path={path}" for domain, path in paths.items()))
 

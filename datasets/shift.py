@@ -9,15 +9,14 @@ or .npz file of masks [N, H, W], or [N, K, H, W] together with a channel. Writes
 import functools
 import math
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
-from datasets import label_sets
+from datasets import command, label_sets
 from minec2f_jax import console, files
 from minec2f_jax.data import label_geometry
 from minec2f_jax.errors import UserError
@@ -211,19 +210,7 @@ def define_flags(to: flags.FlagValues):
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of every file it opens.
-  try:
-    _run(flags.FLAGS)
-  except UserError as error:
-    sys.exit(f"datasets.shift: {error}")
-  except OSError as error:
-    sys.exit(f"datasets.shift: a file cannot be read or written: {error}; make room, or choose another --output")
-  except KeyboardInterrupt:
-    sys.stderr.write("\ndatasets.shift: interrupted; the same command starts afresh\n")
-    sys.exit(130)
+  command.run(_run, argv, name="datasets.shift", again="starts afresh")
 
 
 def _run(args):

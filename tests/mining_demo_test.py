@@ -223,13 +223,18 @@ class CommandTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (UserError("x is no complete dataset"), "^datasets.mining_demo: x is no complete dataset$"),
-    (OSError("no room"), "^datasets.mining_demo: a file cannot be written: no room; make room"),
-    (RuntimeError("Failed to close"), "^datasets.mining_demo: a file cannot be written: Failed to close; make room"),
+    (OSError("no room"), "^datasets.mining_demo: a file cannot be read or written: no room; make room"),
     (KeyboardInterrupt(), "^130$"),
   )
   def test_what_goes_wrong_is_one_line(self, error, message):
     with mock.patch.object(mining_demo, "prepare", side_effect=error), self.assertRaisesRegex(SystemExit, message):
       command.main(["datasets.mining_demo"])
+
+  def test_a_full_disk_as_array_record_tells_of_it_is_an_error_of_files(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    failing = mock.patch.object(builder_lib.MiningDemo, "download_and_prepare", side_effect=RuntimeError("No\nroom"))
+    with failing, self.assertRaisesRegex(OSError, "^No room$"):
+      builder_lib.prepare(folder)
 
   def test_places_are_told(self):
     with (

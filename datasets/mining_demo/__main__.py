@@ -1,12 +1,11 @@
 """Prepares the demo: python -m datasets.mining_demo --data_dir=DIR; --scenery=DIR writes scenes and outlines to try."""
 
 import functools
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from datasets import command
 from minec2f_jax import console
-from minec2f_jax.errors import UserError
 
 
 def define_flags(to: flags.FlagValues):
@@ -18,19 +17,7 @@ def define_flags(to: flags.FlagValues):
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # TFDS tells at length of every file.
-  try:
-    _make(flags.FLAGS)
-  except UserError as error:
-    sys.exit(f"datasets.mining_demo: {error}")
-  except (OSError, RuntimeError) as error:  # array_record tells of a full disk by the latter.
-    sys.exit(f"datasets.mining_demo: a file cannot be written: {error}; make room, or choose another folder")
-  except KeyboardInterrupt:
-    sys.stderr.write("\ndatasets.mining_demo: interrupted; the same command starts afresh\n")
-    sys.exit(130)
+  command.run(_make, argv, name="datasets.mining_demo", again="starts afresh")
 
 
 def _make(options):

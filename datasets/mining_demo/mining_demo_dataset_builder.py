@@ -130,6 +130,8 @@ def _prepare_config(config: MiningDemoConfig, data_dir) -> str:
   except OSError:  # The rename fails where another process was faster.
     if not _complete(path):
       raise
+  except RuntimeError as error:  # So array_record tells of a disk that is full.
+    raise OSError(" ".join(str(error).split())) from error
   print(f"mining_demo/{config.name}: done in {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
   return os.fspath(path)
 

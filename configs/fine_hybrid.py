@@ -19,6 +19,9 @@ def get_config(arg: str = "") -> ConfigDict:
   config.seed = 0
   config.stages = ("coarse", "fine")  # run in this order; each stage's model is the next one's prior
   config.teacher = placeholder(str)  # workdir of a finished Task 1, used instead of the stage "coarse"
+  config.pretrained = placeholder(str)  # paper: ImageNet weights for teacher and student; a file of yours (see README)
+  config.pretrained_adapter = "inflate"  # not given; inflate | conv1x1 (with model.encoder.input_adapter) | scratch
+  config.pretrained_sha256 = placeholder(str)  # what the file must have; a run notes it in its config.json
   config.monitor = "miou"  # paper: learning rate, stopping and best weights follow validation mIoU
   config.data = _data()
   config.model = _model()
@@ -120,7 +123,13 @@ def _model() -> ConfigDict:
   return ConfigDict(
     dict(
       encoder=dict(  # paper: DenseNet-121
-        block_sizes=(6, 12, 24, 16), growth_rate=32, stem_features=64, tap="conv", bn_momentum=0.99, bn_epsilon=1.001e-5
+        block_sizes=(6, 12, 24, 16),
+        growth_rate=32,
+        stem_features=64,
+        tap="conv",
+        bn_momentum=0.99,
+        bn_epsilon=1.001e-5,
+        input_adapter=False,  # True: a 1x1 convolution to three bands before the stem (pretrained_adapter="conv1x1")
       ),
       decoder=dict(  # paper: FPN; widths as in the Keras library of the paper's time
         pyramid_features=256, segmentation_features=128, merge="concat", dropout=0.0, bn_momentum=0.99, bn_epsilon=1e-3

@@ -1,6 +1,7 @@
 """A whole run: the one place that reads a config and wires data, methods, training and evaluation together."""
 
 import contextlib
+import copy
 import importlib
 import json
 import math
@@ -20,6 +21,8 @@ from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
 from minec2f_jax.evaluation import figures, tables
 from minec2f_jax.methods import Method, Variables
+from minec2f_jax.methods.base import with_encoder
+from minec2f_jax.models import factory, pretrained
 from minec2f_jax.training import checkpoints, optimizers, trainer
 
 DOMAINS = ("coarse", "fine")
@@ -138,11 +141,50 @@ def stages_of(config) -> tuple[str, ...]:
   return ("coarse", *config.stages) if config.teacher and "coarse" not in config.stages else tuple(config.stages)
 
 
-def wire(config) -> dict[str, Wired]:
-  """The functions of every stage that takes part."""
+def wire(config, encoder: pretrained.Encoder | None = None) -> dict[str, Wired]:
+  """The functions of every stage that takes part; those that start from nothing earlier get `encoder`'s weights."""
   normalize = _make_normalize(config)
   methods = {name: methods_lib.make_method(config, config[name]) for name in stages_of(config)}
+  if encoder is not None:
+    methods |= {name: with_encoder(methods[name], encoder.variables) for name in _starting(config)}
   return {name: Wired(method, evaluate_lib.make_predict(method, normalize)) for name, method in methods.items()}
+
+
+def _starting(config) -> list[str]:
+  """The stages that are trained and take nothing from an earlier one."""
+  trained = [name for name in stages_of(config) if not (name == "coarse" and config.teacher)]
+  return [name for name in trained if not config[name].init_from_prior]
+
+
+def _load_pretrained(config, workdir: pathlib.Path, starting: list[str]):
+  """`config` with the hash of its pretrained weights, and the weights if stages are yet to be `starting` from them.
+
+  Otherwise the file is not needed, and the hash is what the run has noted.
+  """
+  if not config.pretrained:
+    return config, None
+  config = copy.deepcopy(config)
+  if not starting:
+    noted = checkpoints.read_json(path) if (path := workdir / "config.json").exists() else {}
+    config.pretrained_sha256 = noted.get("pretrained_sha256") or config.pretrained_sha256
+    if not noted:
+      console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
+    return config, None
+  encoder = pretrained.load(
+    os.path.expanduser(config.pretrained),
+    bands=config.data.bands,
+    adapter=config.pretrained_adapter,
+    encoder=factory.make_segmenter(config.model).encoder,
+  )
+  if (config.pretrained_sha256 or encoder.sha256).lower() != encoder.sha256:
+    raise UserError(
+      f"{config.pretrained}: has the SHA-256 {encoder.sha256}, not the {config.pretrained_sha256} of "
+      "config.pretrained_sha256; give the file that has it"
+    )
+  config.pretrained_sha256 = encoder.sha256
+  source = f"{config.pretrained} ({encoder.format}, adapter {config.pretrained_adapter})"
+  console.say(f"[{', '.join(starting)}] the encoder starts from {source}")
+  return config, encoder
 
 
 def stage_spec(config, name: str) -> dict:
@@ -252,7 +294,7 @@ def check_config(config):
   for field, value, fits, remedy in (
     ("stages", config.stages, set(config.stages) <= set(DOMAINS), f"give some of {DOMAINS}"),
     ("data.bands", bands, known_bands, f"give different bands out of {sensors.ROLES}"),
-    ("data.image_size", size, size > 0 and size % 32 == 0, "the encoder halves it five times: give a multiple of 32"),
+    ("data.image_size", size, size > 0, "give at least 1 pixel"),
     ("data.batch_size", data.batch_size, data.batch_size > 0, "give at least 1"),
     ("data.read_threads", data.read_threads, data.read_threads >= 0, "give 0 or more"),
     ("data.mean", dict(data.mean), all(map(math.isfinite, data.mean.values())), "give finite reflectances"),
@@ -264,6 +306,8 @@ def check_config(config):
     ("distillation.selection", transfer.selection, transfer.selection in distillation.SELECTIONS,
      f"choose one of {distillation.SELECTIONS}"),
     ("distillation.temperature", transfer.temperature, transfer.temperature > 0, "give a number above 0"),
+    ("pretrained_adapter", config.pretrained_adapter, config.pretrained_adapter in pretrained.ADAPTERS,
+     f"choose one of {pretrained.ADAPTERS}"),
     ("monitor", config.monitor, config.monitor in metrics.ConfusionMatrix.empty().compute(),
      "give the name of a score in results.json"),
   ):  # fmt: skip
@@ -286,8 +330,10 @@ def train(config, workdir):
   """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`."""
   check_config(config)
   workdir = pathlib.Path(workdir)
+  starting = [name for name in _starting(config) if not checkpoints.has_checkpoints(workdir / name)]
+  config, encoder = _load_pretrained(config, workdir, starting)
   _check_same_run(workdir, config)
-  wired, models, prior = wire(config), {}, None
+  wired, models, prior = wire(config, encoder), {}, None
   if config.teacher:
     prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
     console.say(f"[coarse] the teacher is that of {config.teacher}")
@@ -317,6 +363,7 @@ def evaluate(config, workdir):
   """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after training."""
   check_config(config)
   workdir = pathlib.Path(workdir)
+  config, _ = _load_pretrained(config, workdir, [])
   _check_same_run(workdir, config)
   wired, models, prior = wire(config), {}, None
   for name in wired:
@@ -336,6 +383,7 @@ def _check_same_run(workdir: pathlib.Path, config):
 
 def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
+  plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
   free = {"data": {"cache_gb", "read_threads"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}

@@ -95,7 +95,7 @@ class ConfigsTest(parameterized.TestCase):
 
 class CheckConfigTest(parameterized.TestCase):
   @parameterized.parameters(
-    ({"data": {"image_size": 100}}, "image_size=100"),
+    ({"data": {"image_size": 0}}, "image_size=0"),
     ({"data": {"bands": ("red", "thermal")}}, "thermal"),
     ({"data": {"bands": ("red", "red")}}, "bands"),
     ({"distillation": {"selection": "best"}}, "'best'"),

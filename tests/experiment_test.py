@@ -12,38 +12,12 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from configs import fine_hybrid
 from minec2f_jax import experiment
 from minec2f_jax.errors import UserError
-from tests import toy
 from tests.rasters import write_geotiff
+from tests.toy_folder import NAMES, run_config, write_folder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAMES = ("red", "green", "blue", "nir", "swir1", "swir2")
-
-
-def _write_folder(root: pathlib.Path, count: int = 12):
-  """Chips of both domains in twelve places, integer reflectance x 10000."""
-  (root / "images").mkdir(parents=True)
-  (root / "masks").mkdir()
-  source = toy.ArraySource(count)
-  lines = ["id,domain,split,location_group"]
-  for i, name in enumerate(source.ids):
-    image = np.round(source.image[i].transpose(2, 0, 1) * 1e4).astype(np.int16)
-    write_geotiff(root / "images" / f"{name}.tif", image, NAMES)
-    write_geotiff(root / "masks" / f"{name}.tif", source.label[i][None])
-    split = ("train", "train", "train", "train", "validation", "test")[i // 2]
-    lines.append(f"{name},{('coarse', 'fine')[i % 2]},{split},place{i}")
-  (root / "index.csv").write_text("\n".join(lines) + "\n")
-
-
-def _config(data: pathlib.Path):
-  config = toy.shrink(fine_hybrid.get_config())
-  for domain in experiment.DOMAINS:
-    config.data[domain].path = str(data)
-  config.data.sensor = "reflectance_x10000"
-  config.data.coarse.coarsen_gsd_m = 10.0
-  return config
 
 
 class ExperimentTest(parameterized.TestCase):
@@ -52,8 +26,8 @@ class ExperimentTest(parameterized.TestCase):
     super().setUpClass()
     cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "with a space"
     cls.data, cls.workdir = cls.root / "data", cls.root / "run"
-    _write_folder(cls.data)
-    experiment.train(_config(cls.data), cls.workdir)
+    write_folder(cls.data)
+    experiment.train(run_config(cls.data), cls.workdir)
 
   def test_a_run_leaves_table_figures_metrics_config_and_checkpoints(self):
     for name in ("config.json", "results.txt", "results.md", "results.json", "curves.png"):
@@ -81,18 +55,18 @@ class ExperimentTest(parameterized.TestCase):
   def test_evaluating_again_gives_the_same_numbers(self):
     before = (self.workdir / "results.json").read_text()
     (self.workdir / "results.json").unlink()
-    experiment.evaluate(_config(self.data), self.workdir)
+    experiment.evaluate(run_config(self.data), self.workdir)
     self.assertEqual((self.workdir / "results.json").read_text(), before)
 
   def test_another_config_in_the_same_workdir_is_refused_by_field_and_values(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.optimizer.learning_rate = 0.5
     with self.assertRaisesRegex(UserError, r"config\.optimizer\.learning_rate \(0\.01 there, 0\.5 here\)"):
       experiment.train(config, self.workdir)
 
   @parameterized.parameters([("coarse", "fine")], [("fine",)])
   def test_a_teacher_of_another_run_is_reused(self, stages):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.teacher, config.stages = str(self.workdir), stages
     workdir = self.root / "reuse" / str(len(stages))
     experiment.train(config, workdir)
@@ -101,19 +75,19 @@ class ExperimentTest(parameterized.TestCase):
     self.assertEqual(first[:2], second[:2])  # The same teacher.
 
   def test_a_teacher_of_other_bands_is_refused_by_name(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.teacher, config.data.bands = str(self.workdir), NAMES[:4]
     with self.assertRaisesRegex(UserError, r"config\.data\.bands .*swir1.* there"):
       experiment.train(config, self.root / "bands")
 
   def test_a_teacher_of_another_width_is_refused_by_name(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.teacher, config.model.encoder.growth_rate = str(self.workdir), 8
     with self.assertRaisesRegex(UserError, r"config\.model\.encoder\.growth_rate \(4 there, 8 here\)"):
       experiment.train(config, self.root / "width")
 
   def test_a_run_without_a_teacher_is_refused_as_one_and_says_what_it_has(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.teacher = str(self.workdir / "fine")
     with self.assertRaisesRegex(UserError, r"config\.coarse\.method|config\.fine\.method"):
       experiment.train(config, self.root / "wrong")
@@ -125,7 +99,7 @@ class ExperimentTest(parameterized.TestCase):
     unfinished = self.root / "unfinished"
     shutil.copytree(self.workdir / "coarse", unfinished / "coarse")
     (unfinished / "coarse" / "finished.json").unlink()
-    config = _config(self.data)
+    config = run_config(self.data)
     method = experiment.wire(config)["coarse"].method
     with mock.patch.object(experiment.console, "say") as say:
       experiment.load_stage(config, "coarse", method, unfinished)
@@ -134,21 +108,21 @@ class ExperimentTest(parameterized.TestCase):
     self.assertIn("unfinished", say.call_args.args[0])
 
   def test_task_1_cannot_be_prolonged_once_task_2_has_taken_its_teacher(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     config.coarse.epochs = 2
     with self.assertRaisesRegex(UserError, r"config\.coarse\.epochs \(1 there, 2 here\)"):
       experiment.train(config, self.workdir)
 
   def test_evaluating_with_another_config_is_refused_and_leaves_the_table(self):
     before = (self.workdir / "results.json").read_text()
-    config = _config(self.data)
+    config = run_config(self.data)
     config.seed = 7
     with self.assertRaisesRegex(UserError, r"config\.seed \(0 there, 7 here\)"):
       experiment.evaluate(config, self.workdir)
     self.assertEqual((self.workdir / "results.json").read_text(), before)
 
   def test_a_mistake_in_task_2_costs_no_task_1_and_can_be_corrected_in_the_same_workdir(self):
-    config, workdir = _config(self.data), self.root / "typo"
+    config, workdir = run_config(self.data), self.root / "typo"
     config.data.fine.path = "/no/such/place"
     with self.assertRaisesRegex(UserError, "/no/such/place"):
       experiment.train(config, workdir)
@@ -164,20 +138,20 @@ class ExperimentTest(parameterized.TestCase):
     shutil.copytree(self.workdir, workdir)
     (workdir / "config.json").write_text('{"seed": 0, "da')
     with self.assertRaisesRegex(UserError, r"config\.json cannot be read"):
-      experiment.train(_config(self.data), workdir)
+      experiment.train(run_config(self.data), workdir)
 
   def test_images_without_a_valid_pixel_are_refused_by_split(self):
     data = self.root / "nan"
-    _write_folder(data)
+    write_folder(data)
     for path in (data / "images").iterdir():
       write_geotiff(path, np.full((6, 32, 32), np.nan, np.float32), NAMES)
-    config = _config(data)
+    config = run_config(data)
     config.data.sensor = "reflectance"
     with self.assertRaisesRegex(UserError, "no pixel of the coarse train split is valid"):
       experiment.train(config, self.root / "nan_run")
 
   def test_coarse_labels_made_of_fine_masks_are_a_function_of_seed_and_id(self):
-    config = _config(self.data)
+    config = run_config(self.data)
     one, two = (experiment.open_source(config, "coarse", "train") for _ in range(2))
     np.testing.assert_array_equal(one[0]["label"], two[0]["label"])
     config.seed = 1
@@ -201,7 +175,7 @@ class LaunchTest(parameterized.TestCase):
     self.assertNotIn("Traceback", result.stderr)
 
   def test_bands_that_a_folder_lacks_are_named(self):
-    _write_folder(self.root / "data")
+    write_folder(self.root / "data")
     for path in (self.root / "data" / "images").iterdir():
       write_geotiff(path, np.zeros((3, 32, 32), np.int16), NAMES[:3])
     result = self._launch(
@@ -214,7 +188,7 @@ class LaunchTest(parameterized.TestCase):
     self.assertNotIn("Traceback", result.stderr)
 
   def test_integers_without_a_sensor_are_refused_before_any_training(self):
-    _write_folder(self.root / "data")
+    write_folder(self.root / "data")
     result = self._launch("--config=configs/fine_hybrid.py", f"--config.data.coarse.path={self.root / 'data'}")
     self.assertEqual(result.returncode, 1)
     self.assertRegex(result.stderr, r"data\.sensor")
@@ -233,7 +207,7 @@ class LaunchTest(parameterized.TestCase):
     self.assertNotIn("Traceback", result.stderr)
 
   def test_a_signal_ends_the_run_with_its_own_status_and_the_same_command_goes_on(self):
-    _write_folder(self.root / "data")
+    write_folder(self.root / "data")
     toy_flags = [
       "--config=configs/coarse.py", f"--config.data.coarse.path={self.root / 'data'}",
       "--config.data.sensor=reflectance_x10000", "--config.data.image_size=32",

@@ -44,6 +44,30 @@ def copy_tree(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
+def with_encoder(method: Method, variables: PyTree) -> Method:
+  """`method`, started with pretrained weights in place of random ones; what is frozen, a teacher, stays as it is.
+
+  Args:
+    method: any whose `trainable` and `extra["batch_stats"]` have a module "encoder".
+    variables: {"params", "batch_stats"} of the encoder; modules that it lacks start as `method` has them.
+  """
+
+  def start(tree, source):
+    unknown = sorted(set(source) - set(tree["encoder"]))
+    if unknown:
+      raise ValueError(f"the encoder has no module {unknown}, which pretrained weights are given for.")
+    return {**tree, "encoder": merge_parameters(tree["encoder"], source)}
+
+  def init(key, image, prior):
+    random = method.init(key, image, prior)
+    batch_stats = start(random.extra["batch_stats"], variables["batch_stats"])
+    return random._replace(
+      trainable=start(random.trainable, variables["params"]), extra={**random.extra, "batch_stats": batch_stats}
+    )
+
+  return method._replace(init=init)
+
+
 def merge_parameters(target: PyTree, source: PyTree) -> PyTree:
   """`target` with every top-level module that `source` also has replaced by a copy of the source's.
 
@@ -57,7 +81,7 @@ def merge_parameters(target: PyTree, source: PyTree) -> PyTree:
     new, old = (jax.tree.map(jnp.shape, tree[name]) for tree in (target, source))
     if new != old:
       raise ValueError(
-        f"module {name!r} cannot start from the earlier stage: its parameters differ in name or shape. Use the "
-        "same config.model and config.data.bands in both stages."
+        f"module {name!r} cannot start from earlier weights: its parameters differ in name or shape. Use the same "
+        "config.model and config.data.bands for both."
       )
   return {**target, **{name: copy_tree(source[name]) for name in shared}}

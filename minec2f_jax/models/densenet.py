@@ -15,7 +15,8 @@ Parameter names, and what the same layer is called elsewhere (b, l, t count from
 `conv1` and `transition{t}_conv` are 1x1 convolutions held as matrices: their kernel is [C_in,
 C_out], which is the [1, 1, C_in, C_out] of Keras (or the transposed [C_out, C_in, 1, 1] of torch)
 without its unit axes. On a CPU (XLA of jax 0.10) a training step takes about a quarter less time
-that way than with convolutions, inference the same. No convolution has a bias.
+that way than with convolutions, inference the same. No convolution has a bias, but `input_adapter`,
+which is ours.
 """
 
 import functools
@@ -41,6 +42,8 @@ class DenseNet(nn.Module):
     tap: what "c2", "c3" and "c4" are: "conv", the transition's 1x1 convolution before pooling,
       linear (segmentation_models for Keras); or "norm", its BN-ReLU before that convolution, with
       twice the channels at compression 0.5 (segmentation_models.pytorch).
+    input_adapter: put a linear 1x1 convolution from any number of bands to three before the stem,
+      as segmentation_models' documentation has it for weights of RGB images.
     bn_momentum: what the running statistics keep per step (0.99 is torch's 0.01).
     bn_epsilon: added to the variance.
     dtype: of the computation; parameters and statistics stay float32.
@@ -52,6 +55,7 @@ class DenseNet(nn.Module):
   bottleneck: int = 4
   compression: float = 0.5
   tap: str = "conv"
+  input_adapter: bool = False
   bn_momentum: float = 0.99
   bn_epsilon: float = 1.001e-5
   dtype: Any = jnp.float32
@@ -80,6 +84,8 @@ class DenseNet(nn.Module):
     conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
     dense = functools.partial(nn.Dense, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
 
+    if self.input_adapter:
+      image = dense(3, use_bias=True, name="input_adapter")(image)
     # Explicit paddings: SAME would pad (2, 3) here, and Keras and torch pad (3, 3).
     x = conv(self.stem_features, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="stem_conv")(image)
     features = {"c1": norm_relu(x, name="stem_norm")}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from minec2f_jax.models import padding
 from minec2f_jax.models.cbam import CBAM
 from minec2f_jax.models.gated_fusion import GatedFusion
 from minec2f_jax.models.refinement import Refinement
@@ -105,9 +106,11 @@ class MineC2FNet(nn.Module):
     """Injected features, decoder map and logits of an image.
 
     Args:
-      image: [B, H, W, C] float.
+      image: [B, H, W, C] float, H and W at least 1. As in `Segmenter`, all maps but the logits are those
+        of the image padded to multiples of 32 pixels, and so is what injection (gates, CBAM) sees.
       teacher_features: dict with the frozen teacher's map of every level in `fusion_levels`, shaped
-        like the student's; more is ignored, and with `gate="none"` all is. Gradient stopped.
+        like the student's: what a `Segmenter` returns for the same image. More is ignored, and with
+        `gate="none"` all is. Gradient stopped.
       train: whether BN uses the batch's statistics and dropout is active.
 
     Returns:
@@ -129,9 +132,10 @@ class MineC2FNet(nn.Module):
         teacher = jax.lax.stop_gradient(_teacher_map(teacher_features, level, student.shape))
       return self.injection.copy(name=f"injection_{level}")(teacher, student, train=train)
 
-    features = {level: inject(level, x) for level, x in self.encoder(image, train=train).items()}
+    encoded = self.encoder(padding.pad_image(image), train=train)
+    features = {level: inject(level, x) for level, x in encoded.items()}
     x = inject("decoder", self.decoder(features, train=train))
-    return {"features": features, "decoder": x, "logits": self.head(x)}
+    return {"features": features, "decoder": x, "logits": padding.crop(self.head(x), image.shape[1:3])}
 
 
 def _teacher_map(teacher_features, level, shape):

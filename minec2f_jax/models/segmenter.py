@@ -2,9 +2,15 @@
 
 from flax import linen as nn
 
+from minec2f_jax.models import padding
+
 
 class Segmenter(nn.Module):
-  """A segmentation network.
+  """A segmentation network for images of any size.
+
+  The network runs on the image padded to multiples of 32 pixels (see `padding`), H' x W'. Features and
+  decoder map are those of the padded image; the logits are cropped. Mirrored pixels count in the batch's
+  statistics, and in whatever else sees a whole map.
 
   Attributes:
     encoder: `(image, *, train) -> features`, a dict "c1" (/2) to "c5" (/32).
@@ -20,21 +26,31 @@ class Segmenter(nn.Module):
     """Features, decoder map and logits of an image.
 
     Args:
-      image: [B, H, W, C] float; H and W are multiples of 32 for the DenseNet-FPN.
+      image: [B, H, W, C] float, H and W at least 1.
       train: whether BN uses the batch's statistics and dropout is active.
 
     Returns:
-      {"features": {"c1": ..., "c5": ...}, "decoder": [B, H/2, W/2, .], "logits": [B, H, W, 1]
+      {"features": {"c1": ..., "c5": ...}, "decoder": [B, H'/2, W'/2, .], "logits": [B, H, W, 1]
       float32}.
     """
     features = self.encode(image, train=train)
-    return {"features": features, **self.decode(features, train=train)}
+    return {"features": features, **self.decode(features, size=image.shape[1:3], train=train)}
 
   def encode(self, image, *, train=False):
-    """The encoder's features, {"c1": [B, H/2, W/2, .], ..., "c5": [B, H/32, W/32, .]}."""
-    return self.encoder(image, train=train)
+    """The encoder's features of [B, H, W, C], {"c1": [B, H'/2, W'/2, .], ..., "c5": [B, H'/32, W'/32, .]}."""
+    return self.encoder(padding.pad_image(image), train=train)
 
-  def decode(self, features, *, train=False):
-    """{"decoder": [B, H/2, W/2, .], "logits": [B, H, W, 1] float32} from what `encode` returns."""
+  def decode(self, features, *, size=None, train=False):
+    """Decoder map and logits of what `encode` returns.
+
+    Args:
+      features: as `encode` returns them.
+      size: (H, W) of the image, to which the logits are cropped; None leaves them as of the padded image.
+      train: as in `__call__`.
+
+    Returns:
+      {"decoder": [B, H'/2, W'/2, .], "logits": [B, H, W, 1] float32}.
+    """
     x = self.decoder(features, train=train)
-    return {"decoder": x, "logits": self.head(x)}
+    logits = self.head(x)
+    return {"decoder": x, "logits": logits if size is None else padding.crop(logits, size)}

@@ -1,0 +1,406 @@
+"""Weights from the files of Keras and torch, and every kind of file that is none."""
+
+import importlib.util
+import os
+import pathlib
+import pickle
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+import zipfile
+from unittest import mock
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from safetensors.numpy import save_file
+
+from minec2f_jax.errors import UserError
+from minec2f_jax.models import DenseNet, pretrained, weight_files
+from tests import weights
+from tests.oracles import layers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIX = ("red", "green", "blue", "nir", "swir1", "swir2")
+TORCH = importlib.util.find_spec("torch")
+KERAS = importlib.util.find_spec("keras")
+WRITERS = {
+  "published": lambda path, variables: weights.write_keras(path, variables, published=True),
+  "keras": weights.write_keras,
+  "keras3": weights.write_keras_3,
+  "safetensors": weights.write_safetensors,
+}
+
+
+class Marker:
+  """Unpickled by Python, it would write the file."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return os.system, (f"touch '{self.path}'",)
+
+
+class PretrainedTestCase(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.path = self.root / "some file"
+
+  def _load(self, *, bands=pretrained.RGB, adapter="inflate", encoder=weights.NET, path=None):
+    return pretrained.load(path or self.path, bands=bands, adapter=adapter, encoder=encoder)
+
+  def _refused(self, pattern, **options):
+    with self.assertRaisesRegex(UserError, pattern) as caught:
+      self._load(**options)
+    self.assertIn(str(self.path), str(caught.exception))
+    self.assertNotIn("\n", str(caught.exception))
+
+
+class LoadTest(PretrainedTestCase):
+  @parameterized.parameters(*WRITERS)
+  def test_every_tensor_comes_to_its_place(self, kind):
+    variables = weights.random_encoder()
+    WRITERS[kind](self.path, variables)
+    encoder = self._load()
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
+    self.assertTrue(all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(encoder.variables)))
+
+  def test_what_no_encoder_has_is_told(self):
+    weights.write_safetensors(self.path, weights.random_encoder())
+    ignored = self._load().ignored
+    self.assertContainsSubset({"classifier.weight", "classifier.bias", "features.norm0.num_batches_tracked"}, ignored)
+    self.assertLen(ignored, 2 + 13)
+
+  @parameterized.parameters("norm.1", "conv.2")
+  def test_the_dotted_names_of_torchvisions_published_file_are_known(self, dotted):
+    variables = weights.random_encoder()
+    plain = dotted.replace(".", "")
+    tensors = {name.replace(f".{plain}.", f".{dotted}."): x for name, x in weights.torch_tensors(variables).items()}
+    self.assertIn(f"features.denseblock1.denselayer1.{dotted}.weight", tensors)
+    save_file(tensors, self.path)
+    jax.tree.map(np.testing.assert_array_equal, self._load().variables, variables)
+
+  def test_half_precision_becomes_float32(self):
+    variables = jax.tree.map(lambda x: x.astype(np.float16), weights.random_encoder())
+    weights.write_safetensors(self.path, variables)
+    jax.tree.map(np.testing.assert_array_equal, self._load().variables, variables)
+
+  def test_without_a_network_it_takes_the_one_in_the_file(self):
+    weights.write_keras_3(self.path, weights.random_encoder())
+    module = self._load(encoder=None).module
+    self.assertEqual(module, DenseNet(block_sizes=(1, 1, 1, 1), growth_rate=4, stem_features=4, bottleneck=4))
+
+  def test_the_hash_is_that_of_the_file(self):
+    weights.write_safetensors(self.path, weights.random_encoder())
+    expected = subprocess.run(["sha256sum", self.path], capture_output=True, text=True, check=True).stdout.split()[0]
+    self.assertEqual(self._load().sha256, expected)
+
+
+@unittest.skipUnless(KERAS, "keras is not installed")
+class KerasTest(PretrainedTestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+    from keras.src.applications import densenet  # Public are only 121, 169 and 201.
+
+    rng = np.random.default_rng(0)
+    cls.model = densenet.DenseNet([1, 2, 1, 1], include_top=True, weights=None, input_shape=(64, 64, 3), classes=5)
+    for weight in cls.model.weights:
+      noise = rng.uniform(0.5, 1.5, weight.shape) if len(weight.shape) == 1 else rng.normal(0, 0.1, weight.shape)
+      weight.assign(noise.astype(np.float32))
+    taps = ["conv1_relu", "pool2_conv", "pool3_conv", "pool4_conv", "relu"]
+    cls.taps = keras.Model(cls.model.inputs, [cls.model.get_layer(name).output for name in taps])
+
+  @parameterized.parameters("NAME.weights.h5", "NAME.h5", "NAME.keras")
+  def test_what_keras_saves_gives_the_same_features(self, name):
+    path = self.root / name
+    self.model.save_weights(path) if ".weights." in name else self.model.save(path)
+    if name.endswith(".keras"):
+      with self.assertRaisesRegex(UserError, r"take model\.weights\.h5 out of it"):
+        self._load(path=path, encoder=None)
+      with zipfile.ZipFile(path) as archive:
+        path = archive.extract("model.weights.h5", self.root)
+    encoder = self._load(path=path, encoder=None)
+    self.assertEqual(encoder.module.block_sizes, (1, 2, 1, 1))
+    self.assertLen(encoder.ignored, 2)
+    image = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    features = layers.apply(encoder.module, encoder.variables, image, train=False)
+    for value, expected in zip(features.values(), self.taps(image)):
+      np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@unittest.skipUnless(TORCH, "torch is not installed")
+class TorchTest(PretrainedTestCase):
+  @parameterized.product(zipped=[True, False], wrapped=[True, False])
+  def test_what_torch_saves_gives_the_same_features(self, zipped, wrapped):
+    import torch
+
+    from tests.oracles import torch_models
+
+    torch.manual_seed(0)
+    theirs = torch_models.DenseNet(bands=3, block_sizes=(1, 2, 1), growth=4, stem=6).eval()
+    for tensor in theirs.state_dict().values():
+      if tensor.ndim == 1:
+        tensor.uniform_(0.5, 1.5)
+    state = (
+      {"state_dict": {f"module.{k}": v for k, v in theirs.state_dict().items()}} if wrapped else theirs.state_dict()
+    )
+    torch.save(state, self.path, _use_new_zipfile_serialization=zipped)
+    encoder = self._load(encoder=None)
+    image = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    features = layers.apply(encoder.module, encoder.variables, image, train=False)
+    with torch.no_grad():
+      expected = theirs(torch.from_numpy(image.transpose(0, 3, 1, 2)))
+    for level, value in features.items():
+      reference = expected[level].numpy().transpose(0, 2, 3, 1)
+      np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max(), err_msg=level)
+
+  def test_a_training_checkpoint_with_more_than_a_state_dict_is_refused(self):
+    import torch
+
+    torch.save({"epoch": 3, "net": {"a": torch.ones(2)}}, self.path)
+    self._refused("is not a state_dict.*epoch, net")
+
+  def test_a_torch_that_is_not_safe_is_not_used(self):
+    import torch
+
+    torch.save({"a": torch.ones(2)}, self.path)
+    with mock.patch.object(torch, "__version__", "2.5.1"), mock.patch.object(torch, "load") as load:
+      self._refused(r"torch 2\.5\.1 cannot read it safely.*2\.6")
+    load.assert_not_called()
+
+
+class AdapterTest(PretrainedTestCase):
+  def setUp(self):
+    super().setUp()
+    self.variables = weights.random_encoder()
+    weights.write_safetensors(self.path, self.variables)
+    self.kernel = np.asarray(self.variables["params"]["stem_conv"]["kernel"])
+
+  def _stem(self, bands):
+    return self._load(bands=bands).variables["params"]["stem_conv"]["kernel"]
+
+  def test_inflation_puts_each_kernel_to_its_band_and_the_mean_to_the_others(self):
+    red, green, blue = np.moveaxis(self.kernel, 2, 0)
+    stem = self._stem(("blue", "nir", "red", "green"))
+    for band, expected in enumerate((blue, (red + green + blue) / 3, red, green)):
+      np.testing.assert_allclose(stem[:, :, band], expected * 3 / 4, rtol=1e-5, atol=1e-7)
+
+  def test_three_bands_in_order_change_nothing(self):
+    np.testing.assert_array_equal(self._stem(("red", "green", "blue")), self.kernel)
+
+  @parameterized.parameters([SIX], [SIX[:4]], [("swir2", "blue", "red", "green")])
+  def test_an_image_that_is_the_same_in_all_bands_gives_the_features_of_a_grey_one(self, bands):
+    grey = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype(np.float32)
+    features = layers.apply(weights.NET, self._load(bands=bands).variables, np.tile(grey, len(bands)), train=False)
+    expected = layers.apply(weights.NET, self.variables, np.tile(grey, 3), train=False)
+    for level, value in expected.items():
+      np.testing.assert_allclose(features[level], value, rtol=1e-4, atol=1e-5, err_msg=level)
+
+  def test_conv1x1_passes_on_red_green_and_blue(self):
+    net = weights.NET.clone(input_adapter=True)
+    bands = ("nir", "blue", "green", "red", "swir1", "swir2")
+    encoder = self._load(bands=bands, adapter="conv1x1", encoder=net)
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 6)).astype(np.float32)
+    features = layers.apply(net, encoder.variables, image, train=False)
+    expected = layers.apply(weights.NET, self.variables, image[..., [3, 2, 1]], train=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), features, expected)
+
+  def test_conv1x1_adds_21_parameters_for_six_bands(self):
+    image = jax.ShapeDtypeStruct((1, 32, 32, 6), jnp.float32)
+    shapes = layers.init_shapes(weights.NET.clone(input_adapter=True), image, train=False)
+    self.assertEqual(sum(x.size for x in jax.tree.leaves(shapes["params"]["input_adapter"])), 21)
+
+  def test_scratch_brings_all_but_the_stem(self):
+    params = self._load(bands=SIX, adapter="scratch").variables["params"]
+    self.assertEqual(set(self.variables["params"]) - set(params), {"stem_conv", "stem_norm"})
+
+  @parameterized.parameters(
+    (dict(adapter="mean"), "'mean' is not known.*inflate"),
+    (dict(bands=("red", "rad")), "red,rad"),
+    (dict(bands=("red", "red")), "red,red"),
+    (dict(bands=("red", "nir"), adapter="conv1x1", encoder=None), "lack.*green"),
+    (dict(adapter="conv1x1"), r"input_adapter=False.*True for conv1x1"),
+    (dict(encoder=weights.NET.clone(input_adapter=True)), r"input_adapter=True"),
+  )
+  def test_a_request_that_cannot_be_met_is_named(self, options, pattern):
+    with self.assertRaisesRegex(UserError, pattern):
+      self._load(**options)
+
+
+class MergeTest(PretrainedTestCase):
+  def _write(self, change):
+    tensors = weights.torch_tensors(weights.random_encoder())
+    change(tensors)
+    save_file(tensors, self.path)
+
+  def test_all_that_does_not_fit_is_listed_in_one_error(self):
+    def change(tensors):
+      del tensors["features.norm0.running_mean"], tensors["features.transition2.conv.weight"]
+      tensors["features.conv9.weight"] = tensors["features.conv9.bias"] = np.zeros(3, np.float32)
+      tensors["features.norm5.bias"] = np.zeros(5, np.float32)
+      tensors["features.norm5.running_var"] = -tensors["features.norm5.running_var"]
+      tensors["features.norm5.weight"] = np.full_like(tensors["features.norm5.weight"], np.nan)
+      tensors["module.norm0.weight"] = tensors["features.norm0.weight"]
+
+    self._write(change)
+    self._refused(
+      r"2 missing: norm0\.running_mean, transition2\.conv\.weight; 2 not in a DenseNet: conv9\.bias, conv9\.weight; "
+      r"1 given twice: norm0\.weight; 1 of another shape: norm5\.bias \(5,\) instead of \(\d+,\); "
+      r"2 not finite numbers, or a negative variance: norm5\.running_var, norm5\.weight\)"
+    )
+
+  def test_a_stem_of_other_bands_is_refused(self):
+    self._write(lambda tensors: tensors.update({"features.conv0.weight": np.zeros((4, 12, 7, 7), np.float32)}))
+    self._refused(r"conv0\.weight \(7, 7, 12, 4\) instead of \(7, 7, 3, 4\)")
+
+  def test_another_size_of_densenet_is_named_by_its_blocks(self):
+    self._write(lambda tensors: None)
+    self._refused(
+      r"block_sizes=\(1, 1, 1, 1\), stem_features=4, growth_rate=4, but config\.model\.encoder has "
+      r"block_sizes=\(6, 12, 24, 16\), stem_features=64, growth_rate=32",
+      encoder=DenseNet(),
+    )
+
+  @parameterized.parameters(
+    ("vgg keras", ["block1_conv1/block1_conv1/kernel:0", "block1_conv1/block1_conv1/bias:0", "fc1/fc1/kernel:0"]),
+    ("resnet keras", [f"conv2_block{l}_{k}_conv/x/conv2_block{l}_{k}_conv/kernel:0" for l in (1, 2) for k in (1, 2)]),
+    ("vgg torch", ["features.0.weight", "features.0.bias", "classifier.0.weight"]),
+  )
+  def test_another_networks_weights_are_refused(self, _, names):
+    if "/" in names[0]:
+      with h5py.File(self.path, "w") as file:
+        for name in names:
+          file[name] = np.ones((3, 3, 3, 8), np.float32)
+    else:
+      save_file({name: np.ones((8, 3, 3, 3), np.float32) for name in names}, self.path)
+    self._refused("holds no DenseNet but")
+
+
+class WrongFileTest(PretrainedTestCase):
+  @parameterized.parameters(
+    (b"", "is empty"),
+    (b"<!DOCTYPE html>\n<html><body>Not found</body></html>", "is a web page.*DOCTYPE"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer"),
+    (b"epoch,loss\n0,1\n", "is no weight file that is known here"),
+    (b"PK\x03\x04 and then nothing", "damaged archive"),
+    (b"\x89HDF\r\n\x1a\n and then nothing", "damaged or cut off"),
+    (struct.pack("<Q", 10**12) + b'{"a":{}}', "damaged or cut off"),
+    (struct.pack("<Q", 54) + b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', "damaged or cut off"),
+  )  # fmt: skip
+  def test_what_is_no_weight_file_is_refused_by_what_it_is(self, content, pattern):
+    self.path.write_bytes(content)
+    self._refused(pattern)
+
+  @parameterized.product(kind=list(WRITERS), share=[0.5, 0.99])
+  def test_a_truncated_file_is_refused(self, kind, share):
+    WRITERS[kind](self.path, weights.random_encoder())
+    content = self.path.read_bytes()
+    self.path.write_bytes(content[: int(share * len(content))])
+    self._refused("damaged or cut off")
+
+  def test_a_folder_and_a_missing_file_are_refused(self):
+    self._refused("No such file")
+    self.path.mkdir()
+    self._refused("Is a directory")
+
+  def test_a_numpy_archive_is_refused(self):
+    with open(self.path, "wb") as file:
+      np.savez(file, kernel=np.ones(3))
+    self._refused(r"NumPy archive \(kernel\.npy\)")
+
+  @parameterized.product(protocol=[2, 4], torch_there=[True, False])
+  def test_a_pickle_that_would_run_code_does_not(self, protocol, torch_there):
+    self.path.write_bytes(pickle.dumps({"features.conv0.weight": Marker(self.root / "ran")}, protocol=protocol))
+    self._check_not_run(torch_there)
+
+  @parameterized.parameters(True, False)
+  def test_a_checkpoint_that_would_run_code_does_not(self, torch_there):
+    with zipfile.ZipFile(self.path, "w") as archive:
+      archive.writestr("archive/data.pkl", pickle.dumps(Marker(self.root / "ran"), protocol=2))
+      archive.writestr("archive/version", "3\n")
+    self._check_not_run(torch_there)
+
+  def _check_not_run(self, torch_there):
+    if torch_there and not TORCH:
+      self.skipTest("torch is not installed")
+    with mock.patch.dict(sys.modules, {} if torch_there else {"torch": None}):
+      self._refused("nothing of it was run" if torch_there else "cannot be read without torch.*safetensors")
+    self.assertFalse((self.root / "ran").exists())
+    pickle.loads(pickle.dumps(Marker(self.root / "ran")))  # The proof that it would have.
+    self.assertTrue((self.root / "ran").exists())
+
+  @parameterized.parameters("h5py", "safetensors")
+  def test_a_library_that_is_absent_is_named_with_the_command(self, library):
+    WRITERS["keras" if library == "h5py" else library](self.path, weights.random_encoder())
+    with mock.patch.dict(sys.modules, {library: None}):
+      self._refused(rf"cannot be read without {library}; pip install 'minec2f_jax\[pretrained\]'")
+
+  def test_hdf5_that_points_into_another_file_is_refused(self):
+    secret = self.root / "secret"
+    secret.write_bytes(bytes(16))
+    with h5py.File(self.path, "w") as file:
+      file.create_dataset("bn/bn/gamma:0", (4,), np.float32, external=[(str(secret), 0, 16)])
+    self._refused("lies in another file")
+
+  def test_hdf5_that_declares_terabytes_is_refused_unread(self):
+    with h5py.File(self.path, "w") as file:
+      file.create_dataset("bn/bn/gamma:0", (10**12,), np.float32, chunks=(10**6,))
+    self._refused(r"declares 4000\.0 GB")
+
+  def test_hdf5_without_layer_names_says_how_to_get_them(self):
+    weights.write_keras_3(self.path, weights.random_encoder(), named=False)
+    self._refused("does not say which layer it belongs to.*save again")
+
+  def test_text_in_place_of_numbers_is_refused(self):
+    with h5py.File(self.path, "w") as file:
+      file["bn/bn/gamma:0"] = "numbers"
+    self._refused("not numbers")
+
+  def test_a_file_is_read_by_its_content_not_its_name(self):
+    path = self.root / "weights.h5"
+    weights.write_safetensors(path, weights.random_encoder())
+    self.assertEqual(weight_files.read(path).format, "safetensors")
+
+
+class CommandTest(PretrainedTestCase):
+  def _run(self, *arguments):
+    command = [sys.executable, "-m", "minec2f_jax.models.pretrained", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+  def test_it_prints_what_another_implementation_can_be_compared_with(self):
+    variables = weights.random_encoder()
+    weights.write_safetensors(self.path, variables)
+    result = self._run(self.path, f"--bands={','.join(SIX)}")
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertRegex(result.stdout, r"SHA-256 +[0-9a-f]{64}\n")
+    self.assertRegex(result.stdout, r"bn_epsilon +1e-05")
+    values = np.concatenate([np.ravel(x).astype(float) for x in jax.tree.leaves(variables["params"]["final_norm"])])
+    stats = np.concatenate([np.ravel(x).astype(float) for x in jax.tree.leaves(variables["batch_stats"]["final_norm"])])
+    values = np.concatenate([values, stats])
+    self.assertRegex(result.stdout, rf"final_norm +4 +{values.size} +{values.mean():.6g}\d* +{values.std():.6g}\d*\n")
+    image = np.random.default_rng(0).standard_normal((1, 64, 64, 6), np.float32)
+    net = weights.NET.clone(bn_epsilon=1e-5)
+    features = layers.apply(net, self._load(bands=SIX).variables, image, train=False)
+    for level, value in features.items():
+      line = next(line for line in result.stdout.splitlines() if line.startswith(level)).split(")")[1].split()
+      np.testing.assert_allclose(float(line[0]), np.mean(np.asarray(value), dtype=np.float64), rtol=1e-4, atol=1e-6)
+      np.testing.assert_allclose([float(x) for x in line[2:]], np.asarray(value)[0, 0, 0, :4], rtol=1e-3, atol=1e-5)
+
+  def test_a_wrong_file_gets_one_line_and_status_1(self):
+    self.path.write_text("<html>")
+    result = self._run(self.path)
+    self.assertEqual(result.returncode, 1)
+    self.assertRegex(result.stderr, r"^minec2f_jax\.models\.pretrained: .*is a web page.*\n$")
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -128,13 +128,15 @@ def ssim_map(logits, label, *, window_size=11, sigma=1.5, k1=0.01, k2=0.03):
   chex.assert_rank(logits, 3)
   _check_window(logits, window_size)
   label, probs = label.astype(logits.dtype), jax.nn.sigmoid(logits)
+  # Second moments about 1/2: about 0 their digits would cancel where both maps are near 1.
+  a, b = label - 0.5, probs - 0.5
   # Only the sum of the two variances is needed, so four filters serve instead of five.
-  maps = jnp.concatenate([label, probs, label**2 + probs**2, label * probs])
-  means = ops.filter_symmetric(maps, ops.gaussian_window(window_size, sigma))
-  mean_label, mean_probs, mean_squares, mean_product = jnp.split(means, 4)
-  product, squares = mean_label * mean_probs, mean_label**2 + mean_probs**2
-  luminance = (2.0 * product + k1**2) / (squares + k1**2)
-  structure = (2.0 * (mean_product - product) + k2**2) / (mean_squares - squares + k2**2)
+  means = ops.filter_symmetric(jnp.concatenate([a, b, a**2 + b**2, a * b]), ops.gaussian_window(window_size, sigma))
+  mean_a, mean_b, mean_squares, mean_product = jnp.split(means, 4)
+  covariance, variances = mean_product - mean_a * mean_b, mean_squares - (mean_a**2 + mean_b**2)
+  mean_label, mean_probs = mean_a + 0.5, mean_b + 0.5
+  luminance = (2.0 * mean_label * mean_probs + k1**2) / (mean_label**2 + mean_probs**2 + k1**2)
+  structure = (2.0 * covariance + k2**2) / (variances + k2**2)
   return luminance * structure
 
 

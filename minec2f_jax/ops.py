@@ -31,6 +31,18 @@ def replace_invalid(values, valid=None, *, fill=0.0):
   return jnp.where(valid, values, jnp.asarray(fill, values.dtype))
 
 
+def gate(logits):
+  """Sigmoid in at least float32: bfloat16 has no number between 0.996 and 1, so gates would shut from logit 5.75 on.
+
+  Args:
+    logits: [...] float, differentiated.
+
+  Returns:
+    [...] in (0, 1), float32 for bfloat16 logits, else of their dtype.
+  """
+  return jax.nn.sigmoid(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+
+
 def masked_sum(values, valid=None, *, axis=None):
   """Sum of `values` over the pixels that count; 0 if none does.
 

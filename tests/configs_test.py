@@ -96,6 +96,7 @@ class ConfigsTest(parameterized.TestCase):
 class CheckConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"data": {"image_size": 0}}, "image_size=0"),
+    ({"data": {"image_size": 10}}, "10x10.*11x11 window"),
     ({"data": {"bands": ("red", "thermal")}}, "thermal"),
     ({"data": {"bands": ("red", "red")}}, "bands"),
     ({"distillation": {"selection": "best"}}, "'best'"),

@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from minec2f_jax import experiment
+from minec2f_jax import console, experiment
 from minec2f_jax.errors import UserError
 from tests.rasters import write_geotiff
 from tests.toy_folder import NAMES, run_config, write_folder
@@ -101,7 +101,7 @@ class ExperimentTest(parameterized.TestCase):
     (unfinished / "coarse" / "finished.json").unlink()
     config = run_config(self.data)
     method = experiment.wire(config)["coarse"].method
-    with mock.patch.object(experiment.console, "say") as say:
+    with mock.patch.object(console, "say") as say:
       experiment.load_stage(config, "coarse", method, unfinished)
       experiment.load_stage(config, "coarse", method, self.workdir)
     say.assert_called_once()

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -35,6 +36,13 @@ class ConvexTest(parameterized.TestCase):
     pair = _pair()
     params = {"gate": {"kernel": np.zeros((12, 6)), "bias": np.full(6, bias, np.float32)}}
     np.testing.assert_array_equal(layers.apply(GatedFusion(), {"params": params}, *pair, train=False), pair[source])
+
+  def test_a_gate_in_bfloat16_is_not_shut_before_its_time(self):
+    teacher, student = np.zeros((1, 1, 1, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    params = {"gate": {"kernel": np.zeros((2, 1)), "bias": np.full(1, 7.0, np.float32)}}
+    fused = layers.apply(GatedFusion(dtype=jnp.bfloat16), {"params": params}, teacher, student, train=False)
+    self.assertEqual(fused.dtype, jnp.bfloat16)
+    np.testing.assert_allclose(np.float32(fused), 1 / (1 + np.exp(7.0)), rtol=2**-8)  # 9.1e-4; rounded gates give 0.
 
   def test_equal_sources_pass_unchanged(self):
     teacher, _ = _pair()

@@ -49,8 +49,8 @@ class CBAM(nn.Module):
     expand = nn.Dense(channels, kernel_init=init, dtype=self.dtype, name="expand")
     flat = x.reshape(x.shape[0], -1, channels)
     pooled = (ops.max_first(flat, 1), flat.mean(axis=1))
-    weight = nn.sigmoid(sum(expand(nn.relu(reduce(vector))) for vector in pooled))
-    x = x * weight[:, None, None, :]
+    weight = ops.gate(sum(expand(nn.relu(reduce(vector))) for vector in pooled))
+    x = (x * weight[:, None, None, :]).astype(self.dtype)
 
     pooled = jnp.stack([ops.max_first(x, -1), x.mean(axis=-1)], axis=-1)
     half = self.spatial_kernel // 2
@@ -71,4 +71,4 @@ class CBAM(nn.Module):
         dtype=self.dtype,
         name="spatial_norm",
       )(weight)
-    return x * nn.sigmoid(weight)
+    return (x * ops.gate(weight)).astype(self.dtype)

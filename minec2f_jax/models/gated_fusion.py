@@ -7,6 +7,8 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from minec2f_jax import ops
+
 
 class GatedFusion(nn.Module):
   """Features fused under a learned gate.
@@ -59,8 +61,8 @@ class GatedFusion(nn.Module):
 
   def _convex(self, teacher, student, width, train):
     del train
-    gate = nn.sigmoid(self._dense(width, "gate")(jnp.concatenate([teacher, student], axis=-1)))
-    return gate * teacher + (1 - gate) * student
+    gate = ops.gate(self._dense(width, "gate")(jnp.concatenate([teacher, student], axis=-1)))
+    return (gate * teacher + (1 - gate) * student).astype(self.dtype)
 
   def _gscnn(self, teacher, student, width, train):
     norm = functools.partial(
@@ -69,8 +71,8 @@ class GatedFusion(nn.Module):
     channels = student.shape[-1]
     x = jnp.concatenate([student, self._dense(1, "teacher_projection")(teacher)], axis=-1)
     x = nn.relu(self._dense(channels + 1, "gate_hidden")(norm(name="gate_norm1")(x)))
-    gate = nn.sigmoid(norm(name="gate_norm2")(self._dense(width, "gate")(x)))
-    return self._dense(channels, "output", use_bias=False)(student * (1 + gate))
+    gate = ops.gate(norm(name="gate_norm2")(self._dense(width, "gate")(x)))
+    return self._dense(channels, "output", use_bias=False)((student * (1 + gate)).astype(self.dtype))
 
   def _dense(self, features, name, use_bias=True):
     return nn.Dense(

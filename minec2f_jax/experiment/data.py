@@ -1,0 +1,121 @@
+"""Data as a config names them: sources of samples, and what becomes of a batch before the network."""
+
+import importlib
+import os
+import pathlib
+
+import numpy as np
+
+from minec2f_jax import console
+from minec2f_jax.data import augment, coarsen, folder, pipeline, sensors, tfds_source
+from minec2f_jax.errors import UserError
+
+DOMAINS = ("coarse", "fine")
+
+
+def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
+  """Every (domain, split) that the run will read: a mistake in the last one must not cost the training before it.
+
+  Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`.
+  """
+  wanted = [(name, split) for name in config.stages for split in ("train", "validation")]
+  if config.teacher:
+    wanted = [(name, split) for name, split in wanted if name != "coarse"]
+  wanted += [(name, "test") for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
+  sources, budget = {}, config.data.cache_gb * 1e9
+  for domain, split in wanted:
+    source = open_source(config, domain, split)
+    size = pipeline.sample_bytes(source)
+    if size <= budget:
+      budget -= size
+      source = pipeline.CachedSource(source)
+      _describe(domain, split, source)
+    sources[domain, split] = source
+  return sources
+
+
+def _describe(domain: str, split: str, source: pipeline.Source):
+  """Says what a source holds, and refuses one that can teach or test nothing."""
+  valid = np.mean([sample["valid"].mean() for sample in source])
+  mined = np.mean([sample["label"].mean() for sample in source])
+  console.say(f"[{domain}] {split}: {len(source)} images, {valid:.1%} of the pixels valid, {mined:.1%} mine")
+  if not valid:
+    raise UserError(
+      f"no pixel of the {domain} {split} split is valid: reflectance is missing or not finite everywhere, or every "
+      f"label says ignore. Look at the files under config.data.{domain}.path."
+    )
+  if not mined and split == "train":
+    console.say(f"[{domain}] warning: the training labels hold no mine, so the model will not find any")
+
+
+def open_source(config, domain: str, split: str) -> pipeline.Source:
+  """The samples of one domain ("coarse", "fine") and split ("train", "validation", "test")."""
+  data = config.data
+  spec = data[domain]
+  path = os.path.expanduser(spec.path) if spec.path else _built(config, domain)
+  options = dict(roles=tuple(data.bands), image_size=data.image_size, split=split)
+  if tfds_source.is_prepared(path):
+    return tfds_source.TfdsSource(path, **options)
+  return folder.open_folder(
+    path,
+    domain=domain,
+    sensor=data.sensor,
+    skip=tuple(spec.skip),
+    coarsen=_make_coarsen(spec.coarsen_gsd_m, config.seed),
+    **options,
+  )
+
+
+def _built(config, domain: str) -> str:
+  name = config.data[domain].builder
+  if not name:
+    raise UserError(
+      f"config.data.{domain}.path is not set. Give the folder of your {domain} set (index.csv, images/, masks/: see "
+      f'README, "Train on your own data") with --config.data.{domain}.path=DIR, or try the embedded demo data by '
+      'writing ":demo" after the config\'s path, as in --config=configs/fine_hybrid.py:demo.'
+    )
+  try:
+    return importlib.import_module(f"datasets.{name}").prepare(os.path.expanduser(config.data.data_dir))[domain]
+  except OSError as error:
+    raise UserError(
+      f"config.data.data_dir={config.data.data_dir}: {name} cannot be prepared there: {error}."
+    ) from error
+
+
+def _make_coarsen(gsd_m: float, seed: int):
+  """`(mask, id) -> coarse label`, a function of the run's seed and the chip's id; None without a pixel size."""
+
+  def coarsen_mask(mask, sample_id):
+    return coarsen.coarsen(np.random.default_rng([seed, *sample_id.encode()]), mask, gsd_m=gsd_m)
+
+  return coarsen_mask if gsd_m else None
+
+
+def make_normalize(config):
+  """`(image, valid) -> image`, reflectance to network input."""
+  bands = tuple(config.data.bands)
+  mean, std = (tuple(config.data[name][band] for band in bands) for name in ("mean", "std"))
+  return lambda image, valid: sensors.normalize(image, valid, mean=mean, std=std)
+
+
+def make_prepare(config):
+  """`(key, stream) -> stream`, augmentation and normalisation of a training batch."""
+  normalize, knobs = make_normalize(config), dict(config.data.augment)
+
+  def prepare(key, stream):
+    stream = augment.augment(key, stream, **knobs)
+    return {**stream, "image": normalize(stream["image"], stream["valid"])}
+
+  return prepare
+
+
+def data_name(config) -> str:
+  """What the data are called: a folder by its name, a prepared set as dataset/config."""
+
+  def name(spec):
+    if not spec.path:
+      return spec.builder
+    path = pathlib.Path(spec.path)
+    return "/".join(path.parts[-3:-1]) if tfds_source.is_prepared(path.expanduser()) else path.name
+
+  return " and ".join(sorted({name(config.data[domain]) for domain in DOMAINS} - {""}))

@@ -1,0 +1,126 @@
+"""Training and evaluation from a config to the files in a workdir."""
+
+import copy
+import json
+import os
+import pathlib
+
+import jax
+
+from minec2f_jax import console, files
+from minec2f_jax.errors import UserError
+from minec2f_jax.experiment.checks import check_config
+from minec2f_jax.experiment.data import DOMAINS, open_sources
+from minec2f_jax.experiment.report import report
+from minec2f_jax.experiment.stages import (
+  first_difference,
+  load_stage,
+  make_stage,
+  starting,
+  warn_of_slow_statistics,
+  wire,
+)
+from minec2f_jax.models import factory, pretrained
+from minec2f_jax.training import checkpoints, trainer
+
+
+def train(config, workdir):
+  """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`."""
+  check_config(config)
+  workdir = pathlib.Path(workdir)
+  names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
+  config, encoder = _load_pretrained(config, workdir, names)
+  _check_same_run(workdir, config)
+  wired, models, prior = wire(config, encoder), {}, None
+  if config.teacher:
+    prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
+    console.say(f"[coarse] the teacher is that of {config.teacher}")
+  sources = open_sources(config)
+  _claim(workdir, config)
+  for number, name in enumerate(DOMAINS):
+    if name in wired and name not in models:
+      console.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
+      stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
+      warn_of_slow_statistics(config, stage)
+      key = jax.random.fold_in(jax.random.key(config.seed), number)
+      prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
+  report(config, workdir, wired, models, sources)
+
+
+def _load_pretrained(config, workdir: pathlib.Path, names: list[str]):
+  """`config` with the hash of its pretrained weights, and the weights if stages `names` are yet to start from them.
+
+  Otherwise the file is not needed, and the hash is what the run has noted.
+  """
+  if not config.pretrained:
+    return config, None
+  config = copy.deepcopy(config)
+  if not names:
+    noted = checkpoints.read_json(path) if (path := workdir / "config.json").exists() else {}
+    config.pretrained_sha256 = noted.get("pretrained_sha256") or config.pretrained_sha256
+    if not noted:
+      console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
+    return config, None
+  encoder = pretrained.load(
+    os.path.expanduser(config.pretrained),
+    bands=config.data.bands,
+    adapter=config.pretrained_adapter,
+    encoder=factory.make_segmenter(config.model).encoder,
+  )
+  if (config.pretrained_sha256 or encoder.sha256).lower() != encoder.sha256:
+    raise UserError(
+      f"{config.pretrained}: has the SHA-256 {encoder.sha256}, not the {config.pretrained_sha256} of "
+      "config.pretrained_sha256; give the file that has it"
+    )
+  config.pretrained_sha256 = encoder.sha256
+  source = f"{config.pretrained} ({encoder.format}, adapter {config.pretrained_adapter})"
+  console.say(f"[{', '.join(names)}] the encoder starts from {source}")
+  return config, encoder
+
+
+def evaluate(config, workdir):
+  """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after training."""
+  check_config(config)
+  workdir = pathlib.Path(workdir)
+  config, _ = _load_pretrained(config, workdir, [])
+  _check_same_run(workdir, config)
+  wired, models, prior = wire(config), {}, None
+  for name in wired:
+    folder = config.teacher if name == "coarse" and config.teacher else workdir
+    prior = models[name] = load_stage(config, name, wired[name].method, folder, prior)
+  report(config, workdir, wired, models, open_sources(config))
+
+
+def _check_same_run(workdir: pathlib.Path, config):
+  """Raises a UserError if the checkpoints in `workdir` come from another config."""
+  started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
+  if started:
+    found = _settled(checkpoints.read_json(workdir / "config.json"), started)
+    if different := first_difference(found, _settled(_plain(config), started), "config"):
+      raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
+
+
+def _settled(plain: dict, started: list[str]) -> dict:
+  """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
+  plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
+  free = {"data": {"cache_gb", "read_threads"}, started[-1]: {"epochs"}}
+  if "fine" not in started:
+    plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
+    free["data"] |= {"fine"}
+  return {
+    key: {k: v for k, v in value.items() if k not in free.get(key, ())} if isinstance(value, dict) else value
+    for key, value in plain.items()
+  }
+
+
+def _plain(config) -> dict:
+  return json.loads(config.to_json_best_effort())
+
+
+def _claim(workdir: pathlib.Path, config):
+  """Makes `workdir` and writes the resolved config into it."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error

@@ -1,0 +1,155 @@
+"""Stages as a config describes them: their functions, what the trainer needs, and their checkpoints."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from minec2f_jax import console
+from minec2f_jax import methods as methods_lib
+from minec2f_jax.data import pipeline
+from minec2f_jax.errors import UserError
+from minec2f_jax.evaluation import evaluate as evaluate_lib
+from minec2f_jax.experiment.data import DOMAINS, make_normalize, make_prepare
+from minec2f_jax.methods import Method, Variables
+from minec2f_jax.methods.base import with_encoder
+from minec2f_jax.models import pretrained
+from minec2f_jax.training import checkpoints, optimizers, trainer
+
+
+class Wired(NamedTuple):
+  """A stage's functions, made once a run so that each network compiles once."""
+
+  method: Method
+  predict: Callable  # (variables, batch) -> logits [B, H, W]
+
+
+def stages_of(config) -> tuple[str, ...]:
+  """The stages whose models take part, in order: those of the run, and the one that config.teacher stands for."""
+  return ("coarse", *config.stages) if config.teacher and "coarse" not in config.stages else tuple(config.stages)
+
+
+def wire(config, encoder: pretrained.Encoder | None = None) -> dict[str, Wired]:
+  """The functions of every stage that takes part; those that start from nothing earlier get `encoder`'s weights."""
+  normalize = make_normalize(config)
+  methods = {name: methods_lib.make_method(config, config[name]) for name in stages_of(config)}
+  if encoder is not None:
+    methods |= {name: with_encoder(methods[name], encoder.variables) for name in starting(config)}
+  return {name: Wired(method, evaluate_lib.make_predict(method, normalize)) for name, method in methods.items()}
+
+
+def starting(config) -> list[str]:
+  """The stages that are trained and take nothing from an earlier one."""
+  trained = [name for name in stages_of(config) if not (name == "coarse" and config.teacher)]
+  return [name for name in trained if not config[name].init_from_prior]
+
+
+def stage_spec(config, name: str) -> dict:
+  """What the weights of stage `name` expect of whoever loads them; plain JSON."""
+  data, model = config.data, config.model.to_dict()
+  if config[name].method == "supervised":
+    model.pop("fusion", None)  # A teacher has none, and serves students with any.
+  return json.loads(
+    json.dumps(
+      {
+        "config.model": model,
+        "config.data.bands": tuple(data.bands),
+        f"config.{name}.method": config[name].method,
+        "config.data.mean": {band: data.mean[band] for band in data.bands},
+        "config.data.std": {band: data.std[band] for band in data.bands},
+      }
+    )
+  )
+
+
+def make_stage(
+  config, name: str, wired: Wired, train_source: pipeline.Source, validation_source: pipeline.Source
+) -> trainer.Stage:
+  """Stage `name` of `config`, learning one source and watching the other."""
+  settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
+  steps_per_epoch = max(1, len(train_source) // batch_size)
+
+  def validate(variables: Variables) -> dict[str, float]:
+    return evaluate_lib.evaluate(wired.predict, variables, validation_source, batch_size=batch_size).compute()
+
+  return trainer.Stage(
+    name=name,
+    method=wired.method,
+    optimizer=optimizers.make_optimizer(
+      learning_rate=optimizer.learning_rate,
+      weight_decay=optimizer.weight_decay,
+      warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
+      clip_norm=optimizer.clip_norm,
+    ),
+    rules=optimizers.ScoreRules(
+      **{
+        field: optimizer[field]
+        for field in ("warmup_epochs", "plateau_factor", "plateau_patience", "plateau_min_delta", "stop_patience")
+      }
+    ),
+    epochs=settings.epochs,
+    steps_per_epoch=steps_per_epoch,
+    batches=lambda step: pipeline.train_batches(
+      {settings.stream: train_source},
+      batch_size=batch_size,
+      seed=config.seed,
+      start_step=step,
+      num_threads=config.data.read_threads,
+    ),
+    prepare=make_prepare(config),
+    validate=validate,
+    monitor=config.monitor,
+    batch_size=batch_size,
+    spec=stage_spec(config, name),
+  )
+
+
+def load_stage(config, name: str, method: Method, run_folder, prior: Variables | None = None) -> Variables:
+  """The best model of stage `name` in the run at `run_folder`, checked against `config`."""
+  run_folder = pathlib.Path(run_folder).expanduser().absolute()
+  folder = run_folder if (run_folder / "stage.json").exists() else run_folder / name
+  if not checkpoints.has_checkpoints(folder):
+    found = [domain for domain in DOMAINS if checkpoints.has_checkpoints(run_folder / domain)]
+    raise UserError(
+      f"{run_folder} holds no checkpoint of the stage {name!r} (stages with checkpoints: {found or 'none'}). Give the "
+      f"workdir of a run that has trained {name!r}."
+    )
+  with contextlib.closing(checkpoints.Checkpoints(folder, read_only=True)) as saver:
+    wanted = stage_spec(config, name)
+    if different := first_difference(saver.spec(), wanted, ""):
+      raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
+    if not saver.finished():
+      console.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
+    return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), example(config), prior))
+
+
+def example(config) -> jax.ShapeDtypeStruct:
+  """The shape of one network input."""
+  size = config.data.image_size
+  return jax.ShapeDtypeStruct((1, size, size, len(config.data.bands)), np.float32)
+
+
+def first_difference(found, wanted, name: str) -> str:
+  """Name and both values of the first field in which two JSON trees differ; "" if they are equal."""
+  if isinstance(found, dict) and isinstance(wanted, dict):
+    for key in sorted(found.keys() | wanted.keys()):
+      path = f"{name}.{key}" if name else key
+      if different := first_difference(found.get(key), wanted.get(key), path):
+        return different
+    return ""
+  return "" if found == wanted else f"{name} ({found} there, {wanted} here)"
+
+
+def warn_of_slow_statistics(config, stage: trainer.Stage):
+  """Says so if the stage is too short for BN statistics that start at random."""
+  momentum, steps = config.model.encoder.get("bn_momentum", 0.0), stage.epochs * stage.steps_per_epoch
+  if steps < 5 / (1 - momentum) and not config[stage.name].init_from_prior:  # e^-5: all but 1 % of the start is gone.
+    console.say(
+      f"[{stage.name}] warning: {steps} steps are few for config.model.encoder.bn_momentum={momentum}: until about "
+      f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Train for longer"
+      + (", or try 0.9 in encoder, decoder and fusion." if momentum > 0.9 else ".")
+    )

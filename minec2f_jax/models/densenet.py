@@ -23,8 +23,11 @@ import functools
 from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from minec2f_jax.models import convolution
 
 
 class DenseNet(nn.Module):
@@ -81,7 +84,13 @@ class DenseNet(nn.Module):
     norm_relu = functools.partial(
       _norm_relu, use_running_average=not train, momentum=self.bn_momentum, epsilon=self.bn_epsilon, dtype=self.dtype
     )
-    conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
+    conv = functools.partial(
+      nn.Conv,
+      use_bias=False,
+      kernel_init=nn.initializers.glorot_uniform(),
+      dtype=self.dtype,
+      conv_general_dilated=convolution.conv_general_dilated,
+    )
     dense = functools.partial(nn.Dense, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
 
     if self.input_adapter:
@@ -89,10 +98,7 @@ class DenseNet(nn.Module):
     # Explicit paddings: SAME would pad (2, 3) here, and Keras and torch pad (3, 3).
     x = conv(self.stem_features, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="stem_conv")(image)
     features = {"c1": norm_relu(x, name="stem_norm")}
-    # Padded apart from the pooling, because ONNX exporters drop a pooling's own padding. After a
-    # ReLU nothing is below zero, so zeros do what minus infinity would.
-    x = jnp.pad(features["c1"], ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+    x = _max_pool(features["c1"])
 
     for block, size in enumerate(self.block_sizes, start=1):
       for layer in range(1, size + 1):
@@ -108,10 +114,23 @@ class DenseNet(nn.Module):
       normed = norm_relu(x, name=f"transition{block}_norm")
       x = dense(int(x.shape[-1] * self.compression), name=f"transition{block}_conv")(normed)
       features[f"c{block + 1}"] = x if self.tap == "conv" else normed
-      x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+      batch, height, width, channels = x.shape
+      x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
     return features
 
 
 def _norm_relu(x, **kwargs):
   """Batch normalisation (a submodule of the caller), then ReLU."""
   return nn.relu(nn.BatchNorm(**kwargs)(x))
+
+
+def _max_pool(x):
+  """The 3x3 maximum of stride 2 of [B, H, W, C], none of it below zero, padded by 1: [B, H / 2, W / 2, C].
+
+  As maxima of slices, whose gradients are quick; that of a window has to search for its maximum again.
+  """
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # With zeros, which do here what minus infinity would.
+  for axis in (1, 2):
+    slices = [jax.lax.slice_in_dim(x, start, x.shape[axis] - 2 + start, 2, axis) for start in range(3)]
+    x = functools.reduce(jnp.maximum, slices)
+  return x

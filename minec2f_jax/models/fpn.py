@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from minec2f_jax.models import convolution
+
 LEVELS = ("c1", "c2", "c3", "c4")  # with a lateral connection; "c5" is the top
 
 
@@ -77,16 +79,22 @@ class FPN(nn.Module):
       nn.Conv,
       self.segmentation_features,
       (3, 3),
+      padding=((1, 1), (1, 1)),
       use_bias=False,
       kernel_init=nn.initializers.he_uniform(),
       dtype=self.dtype,
+      conv_general_dilated=convolution.conv_general_dilated,
     )
 
     x = dense(name="top")(features["c5"])
     maps = []  # from /2 to /16
     for level in reversed(LEVELS):
-      x = upsample_nearest(x, 2) + dense(name=f"lateral_{level}")(features[level])
-      y = norm_relu(conv(name=f"segment_{level}_conv1")(x), name=f"segment_{level}_norm1")
+      if level == LEVELS[0]:
+        y = self._finest(x, features[level], level)
+      else:
+        x = upsample_nearest(x, 2) + dense(name=f"lateral_{level}")(features[level])
+        y = conv(name=f"segment_{level}_conv1")(x)
+      y = norm_relu(y, name=f"segment_{level}_norm1")
       y = norm_relu(conv(name=f"segment_{level}_conv2")(y), name=f"segment_{level}_norm2")
       maps.insert(0, y)
 
@@ -98,12 +106,39 @@ class FPN(nn.Module):
     x = UpsampledConv(self.segmentation_features, dtype=self.dtype, name="final_conv")(maps)
     return norm_relu(x, name="final_norm")
 
+  def _finest(self, x, features, level):
+    """The first convolution of the finest pyramid map, `upsample_nearest(x, 2)` plus the lateral connection.
+
+    Nothing else reads that map, the largest of all, so it is never made: the convolution is linear, and takes the
+    upsampled part at the resolution of `x` and the lateral part with the kernels' product from the few channels of
+    `features`. Together 1.4 times fewer multiplications.
+    """
+    width = self.pyramid_features
+    lateral, bias = Weights((features.shape[-1], width), use_bias=True, name=f"lateral_{level}")()
+    kernel, _ = Weights((3, 3, width, self.segmentation_features), name=f"segment_{level}_conv1")()
+    product = jnp.einsum("cd,ijdf->ijcf", lateral, kernel, precision="highest")
+    y = conv_of_upsampled(x + bias.astype(x.dtype), kernel, factor=2)
+    return y + conv_of_upsampled(features.astype(x.dtype), product, factor=1)
+
   def _norm_relu(self, x, *, train, name):
     return nn.relu(
       nn.BatchNorm(
         use_running_average=not train, momentum=self.bn_momentum, epsilon=self.bn_epsilon, dtype=self.dtype, name=name
       )(x)
     )
+
+
+class Weights(nn.Module):
+  """The parameters of a dense layer or a convolution, for whoever applies them: (kernel, bias or None)."""
+
+  shape: tuple[int, ...]
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self):
+    kernel = self.param("kernel", nn.initializers.he_uniform(), self.shape, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32) if self.use_bias else None
+    return kernel, bias
 
 
 class Head(nn.Module):
@@ -182,40 +217,55 @@ def upsample_nearest(x, factor: int):
 
 
 def conv_of_upsampled(x, kernel, *, factor: int):
-  """The zero-padded 3x3 convolution of `upsample_nearest(x, factor)`.
+  """The zero-padded 3x3 convolution of `upsample_nearest(x, factor)`, at the resolution of `x`.
 
-  Within a block the pixels see only three kinds of neighbourhood along an axis: the first one
-  reaches into the block before, the last one into the block after, and all others see their own
-  block alone. So from factor 4 on, nine summed kernels are applied at the resolution of `x` and
-  their results spread out: 81 / 144 of the multiplications at factor 4, 81 / 576 at factor 8. At
-  factor 2 nothing would be saved.
+  Along an axis the pixels of a block see three kinds of neighbourhood: the first one reaches into
+  the block before, the last one into the block after, and all others see their own block alone. So
+  kernels with 2, 2 and 1 summed taps give the three kinds at the resolution of `x`, and their
+  results are spread out: 16 / 36 of the multiplications at factor 2, 25 / 144 at 4, 25 / 576 at 8.
 
   Args:
     x: [B, H, W, C] float.
     kernel: [3, 3, C, F] float32; computed with in the dtype of `x`.
-    factor: of the upsampling, at least 1.
+    factor: of the upsampling, a power of two.
 
   Returns:
     [B, factor * H, factor * W, F], the dtype of `x`.
   """
-  if factor < 4:
-    return _conv3x3(upsample_nearest(x, factor), kernel)
-  batch, height, width, channels = x.shape
-  kinds, taps = np.array([0, 1, factor - 1]), np.array([-1, 0, 1])
-  block = (kinds[:, None] + taps) // factor  # [kind, tap], the block that the tap reads
-  reads = (block[:, None, :] == taps[:, None]).astype(np.float32)  # [kind, block, tap]
-  kernels = jnp.einsum("pad,qbe,decf->abcpqf", reads, reads, kernel, precision="highest")
-  y = _conv3x3(x, kernels.reshape(3, 3, channels, -1))
-  y = y.reshape(batch, height, width, 3, 3, kernel.shape[-1])
-  kind_of = np.array([0] + [1] * (factor - 2) + [2])
-  y = y[:, :, :, kind_of][:, :, :, :, kind_of].transpose(0, 1, 3, 2, 4, 5)
-  return y.reshape(batch, factor * height, factor * width, kernel.shape[-1])
+  if factor == 1:
+    return convolution.conv(x, kernel.astype(x.dtype), ((1, 1), (1, 1)))
+  batch, height, width, _ = x.shape
+  kinds = (_EDGES, _MIDDLE) if factor > 2 else (_EDGES,)
+  rows = []  # one [B, H, factor * W, F] for each kind of row: first, last, middle
+  for reads in kinds:
+    maps = [_by_kind(x, kernel, reads, others) for others in kinds]
+    maps = [sum((columns[row] for columns in maps), []) for row in range(len(reads))]
+    rows += [_interleave(columns, axis=3, factor=factor).reshape(batch, height, factor * width, -1) for columns in maps]
+  return _interleave(rows, axis=2, factor=factor).reshape(batch, factor * height, factor * width, -1)
 
 
-def _conv3x3(x, kernel):
-  return jax.lax.conv_general_dilated(
-    x, kernel.astype(x.dtype), (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+# [kind, place in the window, tap]: which of the two blocks around an edge, or of the one block, a tap reads.
+_EDGES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+_MIDDLE = np.array([[[1, 1, 1]]], np.float32)
+
+
+def _by_kind(x, kernel, rows, columns):
+  """For each kind of row and of column, [row][column], the [B, H, W, F] that such pixels get."""
+  _, height, width, channels = x.shape
+  kernels = jnp.einsum("pad,qbe,decf->abcpqf", rows, columns, kernel, precision="highest").astype(x.dtype)
+  h, w, _, p, q, features = kernels.shape
+  padding = (h - 1, h - 1), (w - 1, w - 1)
+  y = convolution.conv(x, kernels.reshape(h, w, channels, -1), padding).reshape(
+    x.shape[0], height + h - 1, -1, p, q, features
   )
+  return [[y[:, i : i + height, j : j + width, i, j] for j in range(q)] for i in range(p)]
+
+
+def _interleave(kinds, *, axis: int, factor: int):
+  """[first, last, middle] side by side on a new axis of length `factor`; the middle one fills what is left."""
+  first, last, *middle = (jnp.expand_dims(kind, axis) for kind in kinds)
+  middle = [jnp.repeat(kind, factor - 2, axis) for kind in middle]
+  return jnp.concatenate([first, *middle, last], axis)
 
 
 def _check_pyramid(features):

@@ -6,6 +6,7 @@ import chex
 import jax.numpy as jnp
 from flax import linen as nn
 
+from minec2f_jax.models import convolution
 from minec2f_jax.models.cbam import CBAM
 
 
@@ -57,6 +58,7 @@ class Refinement(nn.Module):
         use_bias=False,
         kernel_init=nn.initializers.he_uniform(),
         dtype=self.dtype,
+        conv_general_dilated=convolution.conv_general_dilated,
         name=f"step{step}_conv",
       )(x)
       update = nn.relu(

@@ -12,11 +12,17 @@ from ml_collections import ConfigDict
 
 from configs import suites
 from minec2f_jax import experiment
+from minec2f_jax.models import PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
 from minec2f_jax.training import trainer
 from tests import toy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+CONFIGS = sorted(
+  prefix + path.stem
+  for folder, prefix in (("configs", ""), ("configs/baselines", "baselines."))
+  for path in (ROOT / folder).glob("*.py")
+  if path.stem != "__init__"
+)
 SUITES = sorted(path.stem for path in (ROOT / "configs" / "suites").glob("*.py") if path.stem != "__init__")
 ROWS = [
   (f"{suite}_{row}", suite, row)
@@ -29,9 +35,26 @@ def _load(name: str, arg: str = "") -> ConfigDict:
   return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
+# Of other architectures than toy.shrink knows.
+TOY_MODELS = {"prithvi": dict(encoder=dict(width=16, depth=1, heads=2), decoder=dict(features=4))}
+
+
+def _shrink(config: ConfigDict) -> ConfigDict:
+  """`config` at toy size, whatever its architecture."""
+  model = config.model
+  architecture = model.get("architecture", factory.DEFAULT)
+  if architecture == factory.DEFAULT:
+    return toy.shrink(config)
+  config.model = _load("fine_hybrid").model
+  config = toy.shrink(config)
+  config.model = model
+  config.model.update(TOY_MODELS[architecture])
+  return config
+
+
 def _train_two_steps(config: ConfigDict):
   """Runs every stage for one epoch of two steps, with all the machinery of a real run."""
-  config = toy.shrink(config)
+  config = _shrink(config)
   experiment.check_config(config)
   prior = None
   for name in config.stages:
@@ -86,6 +109,18 @@ class ConfigsTest(parameterized.TestCase):
     self.assertEqual(config.distillation.selection, selection)
     config.distillation.selection = hybrid.distillation.selection
     self.assertEqual(config.to_json_best_effort(), hybrid.to_json_best_effort())
+
+  def test_prithvi_is_the_network_as_published_on_the_fine_set_alone(self):
+    config = _load("baselines.prithvi")
+    self.assertEqual(config.stages, ("fine",))
+    self.assertEqual((config.fine.method, config.fine.init_from_prior), ("supervised", False))
+    self.assertEqual(set(config.model), {"architecture", "encoder", "decoder", "dtype"})
+    net = factory.make_segmenter(config.model)
+    self.assertEqual(net, Segmenter(ViTEncoder(), PrithviDecoder(), PixelHead()))
+    image = jax.ShapeDtypeStruct((1, 256, 256, 6), np.float32)
+    count = factory.count_parameters(jax.eval_shape(net.init, jax.random.key(0), image))
+    # Encoder, neck, 3x3 convolution, BN and one logit.
+    self.assertEqual(count["trainable"], 86_237_184 + 9_443_328 + 9 * 768 * 256 + 2 * 256 + 257)
 
   def test_printed_gains_follow_from_the_printed_scores(self):
     rows = importlib.import_module("configs.suites.table4").get_config().rows

@@ -8,8 +8,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import fine_hybrid
-from minec2f_jax.models import Segmenter, count_parameters, prithvi, vit
+from minec2f_jax.models import Segmenter, count_parameters, prithvi, vit, weight_check
+from tests import prithvi_weights
 from tests.oracles import layers
+from tests.prithvi_weights import DECODER, ENCODER, WIDTH
 
 if importlib.util.find_spec("torch"):
   import torch
@@ -19,48 +21,7 @@ else:
   torch = None
 
 NEEDS_TORCH = unittest.skipIf(torch is None, "torch is not installed")
-WIDTH = 32
 SMALL = dict(width=WIDTH, depth=2, heads=2)
-# What files of the masked autoencoder hold, at the toy width.
-ENCODER = {
-  "cls_token": (1, 1, WIDTH),
-  "patch_embed.proj.weight": (WIDTH, 6, 1, 16, 16),
-  "patch_embed.proj.bias": (WIDTH,),
-  "norm.weight": (WIDTH,),
-  "norm.bias": (WIDTH,),
-}
-for block in "01":
-  ENCODER |= {
-    f"blocks.{block}.norm1.weight": (WIDTH,),
-    f"blocks.{block}.norm1.bias": (WIDTH,),
-    f"blocks.{block}.attn.qkv.weight": (3 * WIDTH, WIDTH),
-    f"blocks.{block}.attn.qkv.bias": (3 * WIDTH,),
-    f"blocks.{block}.attn.proj.weight": (WIDTH, WIDTH),
-    f"blocks.{block}.attn.proj.bias": (WIDTH,),
-    f"blocks.{block}.norm2.weight": (WIDTH,),
-    f"blocks.{block}.norm2.bias": (WIDTH,),
-    f"blocks.{block}.mlp.fc1.weight": (4 * WIDTH, WIDTH),
-    f"blocks.{block}.mlp.fc1.bias": (4 * WIDTH,),
-    f"blocks.{block}.mlp.fc2.weight": (WIDTH, 4 * WIDTH),
-    f"blocks.{block}.mlp.fc2.bias": (WIDTH,),
-  }
-DECODER = {
-  "mask_token": (1, 1, 8),
-  "decoder_pos_embed": (1, 13, 8),
-  "decoder_embed.weight": (8, WIDTH),
-  "decoder_blocks.0.attn.qkv.weight": (24, 8),
-  "decoder_norm.bias": (8,),
-  "decoder_pred.weight": (1536, 8),
-}
-
-
-def _weights():
-  """A file of the first release: three frames of 2x2 patches."""
-  rng = np.random.default_rng(0)
-  weights = {name: rng.normal(size=shape) for name, shape in (ENCODER | DECODER).items()}
-  first = vit.position_table(2, 2, WIDTH).reshape(4, WIDTH)
-  others = [np.concatenate([first[:, : WIDTH * 3 // 4], rng.normal(size=(4, WIDTH // 4))], 1) for _ in range(2)]
-  return {**weights, "pos_embed": np.concatenate([np.zeros((1, WIDTH)), first, *others])[None]}
 
 
 def _shapes(*, bands=6, **fields):
@@ -74,13 +35,13 @@ def _load(weights, *, bands=prithvi.BANDS, **fields):
 
 class EncoderParamsTest(parameterized.TestCase):
   def test_every_parameter_is_filled_in_its_shape_and_what_is_left_out_is_named(self):
-    variables, ignored = _load(_weights())
+    variables, ignored = _load(prithvi_weights.random_weights())
     jax.tree.map(lambda leaf, shape: self.assertEqual(leaf.shape, shape.shape), variables, _shapes())
     self.assertTrue(all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables)))
-    self.assertEqual(ignored, sorted([*DECODER, "pos_embed"]))
+    self.assertEqual(ignored, tuple(sorted([*DECODER, "pos_embed"])))
 
   def test_kernels_are_transposed_and_others_are_not(self):
-    weights = _weights()
+    weights = prithvi_weights.random_weights()
     params = _load(weights)[0]["params"]
     np.testing.assert_array_equal(
       params["block2"]["mlp1"]["kernel"], weights["blocks.1.mlp.fc1.weight"].T.astype(np.float32)
@@ -94,7 +55,7 @@ class EncoderParamsTest(parameterized.TestCase):
     )
 
   def test_the_patch_embedding_follows_our_order_of_bands(self):
-    weights = _weights()
+    weights = prithvi_weights.random_weights()
     kernel = _load(weights, bands=("red", "green", "blue", "nir", "swir1", "swir2"))[0]["params"]["patch_embed"][
       "kernel"
     ]
@@ -107,54 +68,62 @@ class EncoderParamsTest(parameterized.TestCase):
     image = np.random.default_rng(1).normal(size=(1, 32, 32, 6)).astype(np.float32)
     image[..., [0, 1, 4]] = 0  # Standardised: at the mean.
     outputs = [
-      layers.apply(vit.ViTEncoder(**SMALL), _load(_weights(), bands=bands)[0], image[..., list(channels)], train=False)[
-        "c4"
-      ]
+      layers.apply(
+        vit.ViTEncoder(**SMALL),
+        _load(prithvi_weights.random_weights(), bands=bands)[0],
+        image[..., list(channels)],
+        train=False,
+      )["c4"]
       for bands, channels in ((three, (2, 3, 5)), (six, range(6)))
     ]
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
 
   def test_names_of_the_later_code_are_known_too(self):
-    first = _weights()
-    later = {f"decoder.{name}" if name in DECODER else f"encoder.{name}": array for name, array in first.items()}
-    (params, ignored), (expected, _) = _load(later), _load(first)
+    first = prithvi_weights.random_weights()
+    (params, ignored), (expected, _) = _load(prithvi_weights.later_names(first)), _load(first)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
-    self.assertEqual(ignored, sorted([*(f"decoder.{name}" for name in DECODER), "encoder.pos_embed"]))
+    self.assertEqual(ignored, tuple(sorted([*(f"decoder.{name}" for name in DECODER), "encoder.pos_embed"])))
 
   def test_a_file_of_the_encoder_alone_will_do(self):
-    weights = {name: array for name, array in _weights().items() if name in ENCODER}
-    self.assertEqual(_load(weights)[1], [])
+    weights = {name: array for name, array in prithvi_weights.random_weights().items() if name in ENCODER}
+    self.assertEqual(_load(weights)[1], ())
 
   def test_a_position_table_in_half_precision_will_do(self):
-    weights = _weights()
+    weights = prithvi_weights.random_weights()
     _load({**weights, "pos_embed": weights["pos_embed"].astype(np.float16)})
 
-  def test_missing_unknown_and_misshapen_tensors_are_all_named_at_once(self):
-    weights = _weights()
+  def test_all_that_does_not_fit_is_named_at_once(self):
+    weights = prithvi_weights.random_weights()
     del weights["norm.bias"], weights["blocks.1.attn.qkv.bias"]
     weights |= {"head.weight": np.zeros((2, WIDTH)), "blocks.2.norm1.bias": np.zeros(WIDTH)}
     weights["blocks.0.mlp.fc2.weight"] = np.zeros((4 * WIDTH, WIDTH))
     weights["patch_embed.proj.weight"] = np.zeros((WIDTH, 3, 16, 16))
+    weights["cls_token"] = np.full((1, 1, WIDTH), np.nan)
+    weights["norm.weight"] = np.ones(WIDTH, np.int32)
+    weights["encoder.patch_embed.proj.bias"] = weights["patch_embed.proj.bias"]
+    weights["pos_embed"] = -weights["pos_embed"]
     message = (
-      "the weights do not fit the ViT encoder. missing: blocks.1.attn.qkv.bias; missing: norm.bias; "
-      "not known: blocks.2.norm1.bias; not known: head.weight; "
-      "misshapen: blocks.0.mlp.fc2.weight is (128, 32), the encoder's is (32, 128); "
-      "misshapen: patch_embed.proj.weight is (32, 3, 16, 16), the encoder's is (32, 6, 1, 16, 16)."
+      "does not fit this Prithvi encoder (2 missing: blocks.1.attn.qkv.bias, norm.bias; "
+      "2 not in a Prithvi encoder: blocks.2.norm1.bias, head.weight; "
+      "2 of another shape: blocks.0.mlp.fc2.weight (128, 32) instead of (32, 128), "
+      "patch_embed.proj.weight (32, 3, 16, 16) instead of (32, 6, 1, 16, 16); "
+      "2 not finite numbers: cls_token, norm.weight; 1 given twice: patch_embed.proj.bias; "
+      "1 not the sines and cosines of a square grid's positions: pos_embed)"
     )
-    with self.assertRaisesRegex(ValueError, re.escape(message)):
+    with self.assertRaisesRegex(weight_check.Misfit, re.escape(message)):
       _load(weights)
 
   def test_another_depth_or_width_of_the_encoder_is_refused(self):
-    with self.assertRaisesRegex(ValueError, r"missing: blocks\.2\.attn\.proj\.bias"):
-      _load(_weights(), depth=3)
-    with self.assertRaisesRegex(ValueError, r"not known: blocks\.1\.attn\.proj\.bias"):
-      _load(_weights(), depth=1)
-    with self.assertRaisesRegex(ValueError, r"cls_token is \(1, 1, 32\), the encoder's is \(1, 1, 48\)"):
-      _load(_weights(), width=48)
+    with self.assertRaisesRegex(ValueError, r"12 missing: blocks\.2\.attn\.proj\.bias"):
+      _load(prithvi_weights.random_weights(), depth=3)
+    with self.assertRaisesRegex(ValueError, r"12 not in a Prithvi encoder: blocks\.1\.attn\.proj\.bias"):
+      _load(prithvi_weights.random_weights(), depth=1)
+    with self.assertRaisesRegex(ValueError, r"cls_token \(1, 1, 32\) instead of \(1, 1, 48\)"):
+      _load(prithvi_weights.random_weights(), width=48)
 
   @parameterized.parameters("rows first", "class token", "rank", "nothing of it")
   def test_another_position_table_is_refused(self, change):
-    weights = _weights()
+    weights = prithvi_weights.random_weights()
     table = weights["pos_embed"].copy()
     if change == "rows first":
       parts = np.split(table, [12, 24], axis=-1)
@@ -165,21 +134,17 @@ class EncoderParamsTest(parameterized.TestCase):
       table = table[0]
     else:
       table = table[:, :1]
-    with self.assertRaisesRegex(ValueError, "pos_embed is not the table"):
+    with self.assertRaisesRegex(ValueError, "grid's positions: pos_embed"):
       _load({**weights, "pos_embed": table})
 
   @parameterized.parameters((("red", "green", "blue", "nir", "swir1", "thermal"),), (("red", "red", "green"),), ((),))
   def test_bands_that_prithvi_has_not_are_refused(self, bands):
     with self.assertRaisesRegex(ValueError, "give different ones out of"):
-      prithvi.encoder_params(_weights(), bands=bands, variables=_shapes())
+      prithvi.encoder_params(prithvi_weights.random_weights(), bands=bands, variables=_shapes())
 
   def test_an_encoder_of_another_number_of_bands_is_refused(self):
     with self.assertRaisesRegex(ValueError, "takes images of 6 bands, and bands are"):
-      prithvi.encoder_params(_weights(), bands=("red", "green", "blue"), variables=_shapes())
-
-  def test_a_tensor_with_two_names_is_refused(self):
-    with self.assertRaisesRegex(ValueError, "with and without `encoder.`"):
-      _load({**_weights(), "encoder.norm.bias": np.zeros(WIDTH)})
+      prithvi.encoder_params(prithvi_weights.random_weights(), bands=("red", "green", "blue"), variables=_shapes())
 
   def test_configs_standardise_as_prithvi_expects_it(self):
     data = fine_hybrid.get_config().data

@@ -1,5 +1,7 @@
 """From a source of samples to batches: an order that is a pure function of (seed, step)."""
 
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -74,15 +76,33 @@ def train_batches(
     num_threads: that read ahead; 0 reads when asked. They change no batch. Threads rather than processes: decoding
       happens in GDAL and zlib, which let go of the interpreter, and samples need not be sent from one to another.
   """
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   iterators = {}
-  for number, name in enumerate(sorted(sources)):
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
-    dataset = grain.MapDataset.source(sources[name]).seed(seed + number).shuffle().repeat()
-    batches = dataset.map(_arrays).batch(batch_size).to_iter_dataset(options)
-    iterators[name] = iter(batches)
+  for name, order in _orders({name: len(source) for name, source in sources.items()}, seed).items():
+    read = functools.partial(_read, sources[name])
+    iterators[name] = iter(order.map(read).batch(batch_size).to_iter_dataset(options))
     iterators[name].set_state({"next_index": start_step})
   while True:
     yield {name: next(iterator) for name, iterator in iterators.items()}
+
+
+def train_indices(
+  sizes: Mapping[str, int], *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+  """The places, `{stream: [B] int32}`, of the samples in `train_batches` of sources with these sizes."""
+  orders = {name: order.batch(batch_size) for name, order in _orders(sizes, seed).items()}
+  for step in itertools.count(start_step):
+    yield {name: order[step].astype(np.int32) for name, order in orders.items()}
+
+
+def _orders(sizes: Mapping[str, int], seed: int) -> dict[str, grain.MapDataset]:
+  """An endless order of places for each stream."""
+  streams = enumerate(sorted(sizes))
+  return {name: grain.MapDataset.range(sizes[name]).seed(seed + n).shuffle().repeat() for n, name in streams}
+
+
+def _read(source: Source, index: int) -> Sample:
+  return _arrays(source[index])
 
 
 def eval_batches(source: Source, *, batch_size: int) -> Iterator[tuple[Sample, int]]:
@@ -90,8 +110,15 @@ def eval_batches(source: Source, *, batch_size: int) -> Iterator[tuple[Sample, i
 
   A short last batch would compile the network a second time. `count` is the number of real samples.
   """
-  for start in range(0, len(source), batch_size):
-    samples = [_arrays(source[i]) for i in range(start, min(start + batch_size, len(source)))]
+  for places, count in eval_indices(len(source), batch_size=batch_size):
+    samples = [_arrays(source[i]) for i in places[:count]]
     filler = {**samples[0], "valid": np.zeros_like(samples[0]["valid"])}
-    padded = samples + [filler] * (batch_size - len(samples))
-    yield {name: np.stack([sample[name] for sample in padded]) for name in _FIELDS}, len(samples)
+    padded = samples + [filler] * (batch_size - count)
+    yield {name: np.stack([sample[name] for sample in padded]) for name in _FIELDS}, count
+
+
+def eval_indices(size: int, *, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+  """The places of all `size` samples once, in order, as `([B] int32, count)`; what fills the last batch is place 0."""
+  for start in range(0, size, batch_size):
+    count = min(batch_size, size - start)
+    yield np.pad(np.arange(start, start + count, dtype=np.int32), (0, batch_size - count)), count

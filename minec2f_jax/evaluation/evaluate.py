@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from minec2f_jax import metrics
-from minec2f_jax.data import pipeline
+from minec2f_jax.data import pipeline, resident
 from minec2f_jax.methods import Method, Variables
 
 
@@ -34,14 +34,29 @@ def evaluate(
   predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int
 ) -> metrics.ConfusionMatrix:
   """The confusion matrix of `variables` on every valid pixel of `source`, at threshold 0.5."""
+  counts = [
+    (_count(predict(variables, batch), batch["label"], batch["valid"]), count)
+    for batch, count in _batches(source, batch_size)
+  ]
   matrix = metrics.ConfusionMatrix.empty()
-  for batch, count in pipeline.eval_batches(source, batch_size=batch_size):
-    counts = _count(predict(variables, batch), batch["label"], batch["valid"])
-    matrix = matrix.update(np.asarray(counts)[:count])
+  for found, count in jax.device_get(counts):  # Not before: the device need not wait for the host between batches.
+    matrix = matrix.update(found[:count])
   return matrix
 
 
 def predict_all(predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int) -> np.ndarray:
   """Logits [N, H, W] of all samples of `source`, in its order."""
-  batches = pipeline.eval_batches(source, batch_size=batch_size)
+  batches = _batches(source, batch_size)
   return np.concatenate([np.asarray(predict(variables, batch))[:count] for batch, count in batches])
+
+
+def _batches(source: pipeline.Source, batch_size: int):
+  """`pipeline.eval_batches`; of a resident source without a way through the host."""
+  if not isinstance(source, resident.ResidentSource):
+    yield from pipeline.eval_batches(source, batch_size=batch_size)
+    return
+  for places, count in pipeline.eval_indices(len(source), batch_size=batch_size):
+    yield _take(source.arrays, places), count
+
+
+_take = jax.jit(resident.take)

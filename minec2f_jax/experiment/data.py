@@ -1,13 +1,15 @@
 """Data as a config names them: sources of samples, and what becomes of a batch before the network."""
 
 import importlib
+import math
 import os
 import pathlib
 
+import jax
 import numpy as np
 
 from minec2f_jax import console
-from minec2f_jax.data import augment, coarsen, folder, pipeline, sensors, tfds_source
+from minec2f_jax.data import augment, coarsen, folder, pipeline, resident, sensors, tfds_source
 from minec2f_jax.errors import UserError
 
 DOMAINS = ("coarse", "fine")
@@ -16,13 +18,14 @@ DOMAINS = ("coarse", "fine")
 def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
   """Every (domain, split) that the run will read: a mistake in the last one must not cost the training before it.
 
-  Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`.
+  Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`, and put on the device as long
+  as they fit into `config.data.device_gb` and half of its free memory.
   """
   wanted = [(name, split) for name in config.stages for split in ("train", "validation")]
   if config.teacher:
     wanted = [(name, split) for name, split in wanted if name != "coarse"]
   wanted += [(name, "test") for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
-  sources, budget = {}, config.data.cache_gb * 1e9
+  sources, budget, device_budget = {}, config.data.cache_gb * 1e9, _device_budget(config)
   for domain, split in wanted:
     source = open_source(config, domain, split)
     size = pipeline.sample_bytes(source)
@@ -30,8 +33,18 @@ def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
       budget -= size
       source = pipeline.CachedSource(source)
       _describe(domain, split, source)
+      if (size := resident.device_bytes(source)) <= device_budget:
+        device_budget -= size
+        source = resident.ResidentSource(source)
     sources[domain, split] = source
   return sources
+
+
+def _device_budget(config) -> float:
+  """Bytes that samples may take on the device."""
+  memory = jax.devices()[0].memory_stats() or {}
+  free = memory.get("bytes_limit", math.inf) - memory.get("bytes_in_use", 0)
+  return min(config.data.device_gb * 1e9, free / 2)
 
 
 def _describe(domain: str, split: str, source: pipeline.Source):

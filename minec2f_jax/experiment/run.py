@@ -73,7 +73,7 @@ def _load_pretrained(config, workdir: pathlib.Path, names: list[str]):
       "config.pretrained_sha256; give the file that has it"
     )
   config.pretrained_sha256 = encoder.sha256
-  source = f"{config.pretrained} ({encoder.format}, adapter {config.pretrained_adapter})"
+  source = f"{config.pretrained} ({encoder.format}, config.pretrained_adapter={config.pretrained_adapter})"
   console.say(f"[{', '.join(names)}] the encoder starts from {source}")
   return config, encoder
 
@@ -103,7 +103,7 @@ def _check_same_run(workdir: pathlib.Path, config):
 def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
   plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
-  free = {"data": {"cache_gb", "read_threads"}, started[-1]: {"epochs"}}
+  free = {"data": {"cache_gb", "device_gb", "read_threads"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
     free["data"] |= {"fine"}

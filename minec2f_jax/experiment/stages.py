@@ -11,7 +11,7 @@ import numpy as np
 
 from minec2f_jax import console
 from minec2f_jax import methods as methods_lib
-from minec2f_jax.data import pipeline
+from minec2f_jax.data import feed, pipeline
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
 from minec2f_jax.experiment.data import DOMAINS, make_normalize, make_prepare
@@ -72,6 +72,9 @@ def make_stage(
   """Stage `name` of `config`, learning one source and watching the other."""
   settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
   steps_per_epoch = max(1, len(train_source) // batch_size)
+  stage_feed = feed.make_feed(
+    {settings.stream: train_source}, batch_size=batch_size, seed=config.seed, num_threads=config.data.read_threads
+  )
 
   def validate(variables: Variables) -> dict[str, float]:
     return evaluate_lib.evaluate(wired.predict, variables, validation_source, batch_size=batch_size).compute()
@@ -93,19 +96,19 @@ def make_stage(
     ),
     epochs=settings.epochs,
     steps_per_epoch=steps_per_epoch,
-    batches=lambda step: pipeline.train_batches(
-      {settings.stream: train_source},
-      batch_size=batch_size,
-      seed=config.seed,
-      start_step=step,
-      num_threads=config.data.read_threads,
-    ),
+    feed=stage_feed,
+    steps_per_call=_steps_per_call(stage_feed, steps_per_epoch),
     prepare=make_prepare(config),
     validate=validate,
     monitor=config.monitor,
     batch_size=batch_size,
     spec=stage_spec(config, name),
   )
+
+
+def _steps_per_call(stage_feed: feed.Feed, steps_per_epoch: int) -> int:
+  """A whole epoch where the device has its data and is quick; on a CPU steps are long, and one would hear nothing."""
+  return steps_per_epoch if stage_feed.resident and jax.default_backend() != "cpu" else 1
 
 
 def load_stage(config, name: str, method: Method, run_folder, prior: Variables | None = None) -> Variables:
@@ -146,10 +149,11 @@ def first_difference(found, wanted, name: str) -> str:
 
 def warn_of_slow_statistics(config, stage: trainer.Stage):
   """Says so if the stage is too short for BN statistics that start at random."""
-  momentum, steps = config.model.encoder.get("bn_momentum", 0.0), stage.epochs * stage.steps_per_epoch
+  steps = stage.epochs * stage.steps_per_epoch
+  momentum = max(part.get("bn_momentum", 0.0) for part in config.model.to_dict().values() if isinstance(part, dict))
   if steps < 5 / (1 - momentum) and not config[stage.name].init_from_prior:  # e^-5: all but 1 % of the start is gone.
     console.say(
-      f"[{stage.name}] warning: {steps} steps are few for config.model.encoder.bn_momentum={momentum}: until about "
+      f"[{stage.name}] warning: {steps} steps are few for bn_momentum={momentum} in config.model: until about "
       f"{5 / (1 - momentum):.0f} the scores will suffer from batch statistics that have not settled. Train for longer"
-      + (", or try 0.9 in encoder, decoder and fusion." if momentum > 0.9 else ".")
+      + (", or try 0.9 in all its sections." if momentum > 0.9 else ".")
     )

@@ -48,8 +48,9 @@ def with_encoder(method: Method, variables: PyTree) -> Method:
   """`method`, started with pretrained weights in place of random ones; what is frozen, a teacher, stays as it is.
 
   Args:
-    method: any whose `trainable` and `extra["batch_stats"]` have a module "encoder".
-    variables: {"params", "batch_stats"} of the encoder; modules that it lacks start as `method` has them.
+    method: any whose `trainable` has a module "encoder", as has `extra["batch_stats"]` if the encoder has statistics.
+    variables: {"params", "batch_stats"} of the encoder, the latter if it has some; modules that it lacks start as
+      `method` has them.
   """
 
   def start(tree, source):
@@ -60,10 +61,10 @@ def with_encoder(method: Method, variables: PyTree) -> Method:
 
   def init(key, image, prior):
     random = method.init(key, image, prior)
-    batch_stats = start(random.extra["batch_stats"], variables["batch_stats"])
-    return random._replace(
-      trainable=start(random.trainable, variables["params"]), extra={**random.extra, "batch_stats": batch_stats}
-    )
+    extra = random.extra
+    if "batch_stats" in variables:
+      extra = {**extra, "batch_stats": start(extra["batch_stats"], variables["batch_stats"])}
+    return random._replace(trainable=start(random.trainable, variables["params"]), extra=extra)
 
   return method._replace(init=init)
 

@@ -1,4 +1,4 @@
-"""Networks in Flax Linen: DenseNet encoder, FPN decoder, and MineC2FNet's attentive injection."""
+"""Networks in Flax Linen: DenseNet with FPN, MineC2FNet's attentive injection, and Prithvi."""
 
 from minec2f_jax.models.cbam import CBAM
 from minec2f_jax.models.densenet import DenseNet
@@ -6,8 +6,10 @@ from minec2f_jax.models.factory import count_parameters, make_minec2fnet, make_s
 from minec2f_jax.models.fpn import FPN, Head
 from minec2f_jax.models.gated_fusion import GatedFusion
 from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.refinement import Refinement
 from minec2f_jax.models.segmenter import Segmenter
+from minec2f_jax.models.vit import ViTEncoder
 
 __all__ = [
   "CBAM",
@@ -17,8 +19,11 @@ __all__ = [
   "GatedFusion",
   "Head",
   "MineC2FNet",
+  "PixelHead",
+  "PrithviDecoder",
   "Refinement",
   "Segmenter",
+  "ViTEncoder",
   "count_parameters",
   "make_minec2fnet",
   "make_segmenter",

@@ -7,48 +7,61 @@ import numpy as np
 from minec2f_jax.models.densenet import DenseNet
 from minec2f_jax.models.fpn import FPN, Head
 from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.segmenter import Segmenter
+from minec2f_jax.models.vit import ViTEncoder
 
-MODULES = {"encoder": DenseNet, "decoder": FPN, "head": Head, "fusion": AttentiveInjection}
+# Name -> the sections of its config and their modules.
+ARCHITECTURES = {
+  "fpn_densenet": {"encoder": DenseNet, "decoder": FPN, "head": Head, "fusion": AttentiveInjection},
+  "prithvi": {"encoder": ViTEncoder, "decoder": PrithviDecoder, "head": PixelHead},
+}
+DEFAULT = "fpn_densenet"
 DTYPES = ("float32", "bfloat16")
 
 
 def make_segmenter(model_config) -> Segmenter:
-  """The FPN-DenseNet that `model_config` describes.
+  """The network that `model_config` describes.
 
   Args:
-    model_config: mapping (a dict or a ConfigDict) with the sections `encoder` (fields of
-      `DenseNet`), `decoder` (fields of `FPN`), `head` (fields of `Head`) and `fusion` (see
-      `make_minec2fnet`; not used here), and `dtype`, "float32" or "bfloat16". Whatever is left out
-      has the module's default.
+    model_config: mapping (a dict or a ConfigDict) with `architecture`, one of `ARCHITECTURES`, "fpn_densenet" if left
+      out; the sections `encoder`, `decoder` and `head` with fields of the modules that the architecture has there;
+      for fpn_densenet also `fusion` (see `make_minec2fnet`; not used here); and `dtype`, "float32" or "bfloat16".
+      Whatever is left out has the module's default.
 
   Returns:
     A `Segmenter`.
 
   Raises:
-    ValueError: if a section or a field is not known.
+    ValueError: if the architecture, a section or a field is not known.
   """
-  sections = _sections(model_config)
-  return Segmenter(**_networks(sections))
+  modules = _modules(model_config)
+  return Segmenter(**_networks(modules, _sections(modules, model_config)))
 
 
 def make_minec2fnet(model_config) -> MineC2FNet:
   """The MineC2FNet student that `model_config` describes.
 
   Args:
-    model_config: as for `make_segmenter`; `fusion` holds `levels` (a tuple of "c1" to "c5" and
-      "decoder") and the fields of `AttentiveInjection`.
+    model_config: as for `make_segmenter`; `fusion` holds `levels` (a tuple of "c1" to "c5" and "decoder") and the
+      fields of `AttentiveInjection`.
 
   Returns:
     A `MineC2FNet` with the encoder, decoder and head of `make_segmenter(model_config)`.
 
   Raises:
-    ValueError: if a section or a field is not known.
+    ValueError: if the architecture, a section or a field is not known, or the architecture has no `fusion`.
   """
-  sections = _sections(model_config)
+  modules = _modules(model_config)
+  if "fusion" not in modules:
+    raise ValueError(
+      f"model.architecture is {model_config['architecture']!r}, and MineC2FNet injects features into {DEFAULT!r} "
+      'alone; take a config with that, or method="supervised".'
+    )
+  sections = _sections(modules, model_config)
   fusion = sections["fusion"]
   levels = fusion.pop("levels", MineC2FNet.fusion_levels)
-  return MineC2FNet(**_networks(sections), injection=AttentiveInjection(**fusion), fusion_levels=levels)
+  return MineC2FNet(**_networks(modules, sections), injection=AttentiveInjection(**fusion), fusion_levels=levels)
 
 
 def count_parameters(variables) -> dict[str, int]:
@@ -66,19 +79,27 @@ def count_parameters(variables) -> dict[str, int]:
   return {"trainable": trainable, "total": trainable + size(variables.get("batch_stats", {}))}
 
 
-def _networks(sections):
-  return {name: MODULES[name](**sections[name]) for name in ("encoder", "decoder", "head")}
+def _modules(config):
+  """The sections of the config's architecture and their modules."""
+  name = config.get("architecture", DEFAULT)
+  if name not in ARCHITECTURES:
+    raise ValueError(f"model.architecture is {name!r}; it must be one of {tuple(ARCHITECTURES)}.")
+  return ARCHITECTURES[name]
 
 
-def _sections(config):
+def _networks(modules, sections):
+  return {name: modules[name](**sections[name]) for name in ("encoder", "decoder", "head")}
+
+
+def _sections(modules, config):
   """Every section's values as keywords of its module, with the dtype of the whole network."""
-  _check_keys(config, "model", [*MODULES, "dtype"])
-  dtype = config["dtype"] if "dtype" in config else "float32"
+  _check_keys(config, "model", [*modules, "architecture", "dtype"])
+  dtype = config.get("dtype", "float32")
   if dtype not in DTYPES:
     raise ValueError(f"model.dtype is {dtype!r}; it must be one of {DTYPES}.")
   sections = {}
-  for name, module in MODULES.items():
-    values = dict(config[name]) if name in config else {}
+  for name, module in modules.items():
+    values = dict(config.get(name, {}))
     allowed = set(module.__dataclass_fields__) - {"dtype", "name", "parent"}
     _check_keys(values, f"model.{name}", allowed | ({"levels"} if name == "fusion" else set()))
     # A module must be hashable, and a config read from JSON holds lists.

@@ -13,7 +13,7 @@ would put an edge where there is none, and move the batch's statistics.
 import chex
 import jax.numpy as jnp
 
-MULTIPLE = 32  # What FPN and DenseNet need: five halvings.
+MULTIPLE = 32  # What FPN and DenseNet need: five halvings. A ViT's patches of 16 pixels fit in.
 
 
 def pad_image(image):

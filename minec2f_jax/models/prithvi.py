@@ -1,4 +1,4 @@
-"""Prithvi-EO-1.0-100M (Jakubik et al. 2023, arXiv:2310.18660): decoder, head and the way in for its weights.
+"""Prithvi-EO-1.0-100M (Jakubik et al. 2023, arXiv:2310.18660): decoder, head and the names of its weights.
 
 The encoder is `vit.ViTEncoder`. Decoder and head are those of the authors' fine-tuning examples (burn scars, floods):
 `Segmenter(ViTEncoder(), PrithviDecoder(), PixelHead())`.
@@ -9,7 +9,7 @@ gives what it expects, and configs have them as default. The published numbers a
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -17,11 +17,13 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from minec2f_jax.models import vit
+from minec2f_jax.models import vit, weight_check
 
 BANDS = ("blue", "green", "red", "nir", "swir1", "swir2")  # the order of the weights; nir is the narrow band
 MEAN = {"blue": 0.0775, "green": 0.1081, "red": 0.1229, "nir": 0.2497, "swir1": 0.2204, "swir2": 0.1611}
 STD = {"blue": 0.1282, "green": 0.1270, "red": 0.1399, "nir": 0.1368, "swir1": 0.1292, "swir2": 0.1155}
+NETWORK = "Prithvi encoder"  # what messages about weights call it
+_TABLE = "pos_embed"
 
 
 class Neck(nn.Module):
@@ -141,15 +143,40 @@ class PixelHead(nn.Module):
     return jnp.einsum("bhwc,ck->bhwk", *factors, preferred_element_type=jnp.float32) + bias
 
 
+class Tensors(NamedTuple):
+  """The tensors of a file of the masked autoencoder, sorted out by name."""
+
+  known: dict[str, np.ndarray]  # the encoder's, by the names of the first release
+  table: np.ndarray | None  # of the positions
+  ignored: tuple[str, ...]  # the file's names of what the encoder does not take: the decoder, the position table
+  twice: tuple[str, ...]  # names that several tensors of the file have
+
+
+def sort_out(weights: Mapping[str, Any]) -> Tensors:
+  """The tensors of a file, {name: array}, without the autoencoder's decoder.
+
+  Both ways to name tensors are known: that of the first release (`blocks.0.norm1.weight`, `decoder_embed.bias`,
+  `mask_token`) and that of the later code, with `encoder.` and `decoder.` in front.
+  """
+  ignored = [name for name in weights if name.startswith("decoder") or name == "mask_token"]
+  known, twice = {}, []
+  for raw in sorted(weights.keys() - set(ignored)):
+    name = raw.removeprefix("encoder.")
+    if name in known:
+      twice.append(name)
+    if name == _TABLE:
+      ignored.append(raw)
+    known[name] = np.asarray(weights[raw])
+  return Tensors(known, known.pop(_TABLE, None), tuple(sorted(ignored)), tuple(twice))
+
+
 def encoder_params(weights: Mapping[str, Any], *, bands: Sequence[str], variables: Mapping[str, Any]):
   """The encoder's parameters out of a file of the masked autoencoder.
 
-  Both of its ways to name tensors are known: that of the first release (`blocks.0.norm1.weight`, `decoder_embed.bias`,
-  `mask_token`) and that of the later code, with `encoder.` and `decoder.` in front. The position table of the file is
-  not used, but has to be ours: otherwise the weights mean something else.
+  The position table of the file is not used, but has to be ours: otherwise the weights mean something else.
 
   Args:
-    weights: {name: array} as `Prithvi_EO_V1_100M.pt` holds them.
+    weights: {name: array} as `Prithvi_EO_V1_100M.pt` holds them; see `sort_out`.
     bands: what the image's channels are, different ones out of `BANDS`; the kernel of the patch embedding is put in
       this order. To leave a band out is to hold it at its `MEAN`.
     variables: {"params": ...} of the `ViTEncoder`, arrays or shapes; what is to be filled.
@@ -159,8 +186,8 @@ def encoder_params(weights: Mapping[str, Any], *, bands: Sequence[str], variable
     decoder and the position table).
 
   Raises:
-    ValueError: if bands are not known, given twice or not as many as the encoder takes; or if tensors are missing,
-      misshapen or not known, each named.
+    ValueError: if bands are not known, given twice or not as many as the encoder takes.
+    weight_check.Misfit: lists all tensors that are missing, misshapen, not known, given twice or no finite numbers.
   """
   if not bands or set(bands) - set(BANDS) or len(set(bands)) < len(bands):
     raise ValueError(f"bands are {tuple(bands)}; give different ones out of {BANDS}.")
@@ -168,21 +195,16 @@ def encoder_params(weights: Mapping[str, Any], *, bands: Sequence[str], variable
   channels = leaves["patch_embed", "kernel"].shape[2]
   if channels != len(bands):
     raise ValueError(f"the encoder takes images of {channels} bands, and bands are {tuple(bands)}.")
-  weights, ignored = _without_decoder(weights)
+  tensors = sort_out(weights)
   names = {path: _torch_name(path) for path in leaves}
   shapes = {names[path]: _torch_shape(path, leaf.shape) for path, leaf in leaves.items()}
-  problems = [f"missing: {name}" for name in sorted(set(shapes) - set(weights))]
-  problems += [f"not known: {name}" for name in sorted(set(weights) - set(shapes) - {"pos_embed"})]
-  for name in sorted(set(shapes) & set(weights)):
-    if tuple(weights[name].shape) != shapes[name]:
-      problems.append(f"misshapen: {name} is {tuple(weights[name].shape)}, the encoder's is {shapes[name]}")
-  if "pos_embed" in weights and not _is_position_table(np.asarray(weights["pos_embed"], np.float32)):
-    problems.append("different: pos_embed is not the table of sines and cosines of a square grid")
-  if problems:
-    raise ValueError("the weights do not fit the ViT encoder. " + "; ".join(problems) + ".")
+  strange = [] if tensors.table is None or _is_position_table(tensors.table) else [_TABLE]
+  others = {"given twice": tensors.twice, "not the sines and cosines of a square grid's positions": strange}
+  weight_check.check_tensors(NETWORK, shapes, tensors.known, others=others)
   order = [BANDS.index(band) for band in bands]
-  filled = {path: _from_torch(path, np.asarray(weights[name], np.float32), order) for path, name in names.items()}
-  return {"params": traverse_util.unflatten_dict(filled)}, ignored
+  known = {path: np.asarray(tensors.known[name], np.float32) for path, name in names.items()}
+  filled = {path: _from_torch(path, array, order) for path, array in known.items()}
+  return {"params": traverse_util.unflatten_dict(filled)}, tensors.ignored
 
 
 # What the file calls a layer, within its block if it has one.
@@ -196,17 +218,6 @@ _LAYERS = {
   "mlp2": "mlp.fc2",
   "final_norm": "norm",
 }
-
-
-def _without_decoder(weights):
-  """The tensors outside the autoencoder's decoder, without `encoder.`; and the names of all that is not loaded."""
-  decoder = [name for name in weights if name.startswith("decoder") or name == "mask_token"]
-  prefix = "encoder." if any(name.startswith("encoder.") for name in weights) else ""
-  kept = {name: name.removeprefix(prefix) for name in weights if name not in decoder}
-  if len(set(kept.values())) < len(kept):
-    raise ValueError("the weights hold the same tensor with and without `encoder.` in its name.")
-  tables = [name for name in kept if kept[name] == "pos_embed"]
-  return {short: weights[name] for name, short in kept.items()}, sorted(decoder + tables)
 
 
 def _torch_name(path):
@@ -232,6 +243,7 @@ def _from_torch(path, array, order):
 
 def _is_position_table(table):
   """Whether [1, 1 + frames * side**2, C] is a zero row and then the first frame's positions, whatever the side."""
+  table = np.asarray(table, np.float32)
   if table.ndim != 3 or table.shape[2] % 16 or np.any(table[:, :1]):
     return False
   patches, features = table.shape[1] - 1, table.shape[2]

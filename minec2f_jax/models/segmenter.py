@@ -13,7 +13,7 @@ class Segmenter(nn.Module):
   statistics, and in whatever else sees a whole map.
 
   Attributes:
-    encoder: `(image, *, train) -> features`, a dict "c1" (/2) to "c5" (/32).
+    encoder: `(image, *, train) -> features`, a dict with some of "c1" (/2) to "c5" (/32).
     decoder: `(features, *, train) -> map`.
     head: `map -> logits`.
   """
@@ -30,14 +30,14 @@ class Segmenter(nn.Module):
       train: whether BN uses the batch's statistics and dropout is active.
 
     Returns:
-      {"features": {"c1": ..., "c5": ...}, "decoder": [B, H'/2, W'/2, .], "logits": [B, H, W, 1]
-      float32}.
+      {"features": {"c1": ..., "c5": ...} as the encoder has them, "decoder": the decoder's map, for an FPN [B, H'/2,
+      W'/2, .], "logits": [B, H, W, 1] float32}.
     """
     features = self.encode(image, train=train)
     return {"features": features, **self.decode(features, size=image.shape[1:3], train=train)}
 
   def encode(self, image, *, train=False):
-    """The encoder's features of [B, H, W, C], {"c1": [B, H'/2, W'/2, .], ..., "c5": [B, H'/32, W'/32, .]}."""
+    """The encoder's features of [B, H, W, C], those it has of "c1" [B, H'/2, W'/2, .] to "c5" [B, H'/32, W'/32, .]."""
     return self.encoder(padding.pad_image(image), train=train)
 
   def decode(self, features, *, size=None, train=False):
@@ -49,7 +49,7 @@ class Segmenter(nn.Module):
       train: as in `__call__`.
 
     Returns:
-      {"decoder": [B, H'/2, W'/2, .], "logits": [B, H, W, 1] float32}.
+      {"decoder": the decoder's map, "logits": [B, H, W, 1] float32}.
     """
     x = self.decoder(features, train=train)
     logits = self.head(x)

@@ -54,26 +54,22 @@ def _step_of(line: str) -> float:
 
 
 class Clock:
-  """Rate and time left of a stage. The first step, which compiles, does not count."""
+  """Rate and time left of a stage."""
 
   def __init__(self, *, total_steps: int, images_per_step: int):
     self._total, self._images = total_steps, images_per_step
     self._steps, self._busy_s = 0, 0.0
-    self._began = None  # When counting began: at the end of the first step.
-    self._mark = self._spoken = time.monotonic()
+    self._began = self._mark = self._spoken = time.monotonic()
 
   def start(self):
     """Training begins, or goes on after evaluation and saving."""
     self._mark = time.monotonic()
 
-  def tick(self):
-    """One step is done."""
+  def tick(self, steps: int):
+    """So many more steps are done, or under way."""
     now = time.monotonic()
-    if self._began is None:
-      self._began = now
-    else:
-      self._steps += 1
-      self._busy_s += now - self._mark
+    self._steps += steps
+    self._busy_s += now - self._mark
     self._mark = now
 
   def due(self, *, every_s: float = 15.0) -> bool:
@@ -86,7 +82,7 @@ class Clock:
 
   @property
   def images_per_s(self) -> float | None:
-    """Throughput of training alone; None before the second step."""
+    """Throughput of training alone; None before the first step."""
     return self._steps * self._images / self._busy_s if self._busy_s else None
 
   def left(self, step: int) -> str:

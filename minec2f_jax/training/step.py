@@ -23,7 +23,34 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
     run draws what an uninterrupted one would have drawn. `metrics` are scalars, still on the device.
   """
 
+  return jax.jit(_make_step(loss_fn, optimizer, prepare), donate_argnums=0)
+
+
+def make_train_steps(
+  loss_fn: Callable, optimizer: optax.GradientTransformation, prepare: Callable, take: Callable
+) -> Callable:
+  """A jit-compiled `(state, frozen, held, inputs, key) -> (state, metrics)`: one step after the other on the device.
+
+  Args:
+    loss_fn: this and the next two as for `make_train_step`.
+    optimizer: gradient transformation.
+    prepare: `(key, stream) -> stream`.
+    take: `(held, input) -> batch`, see `data.feed.Feed`.
+
+  Returns:
+    The steps. Every leaf of `inputs` has the step as its first axis, as have the metrics; `state` is donated. There is
+    one compilation for each number of steps.
+  """
+  step = _make_step(loss_fn, optimizer, prepare)
+
   @functools.partial(jax.jit, donate_argnums=0)
+  def train_steps(state: TrainState, frozen, held, inputs, key):
+    return jax.lax.scan(lambda state, one: step(state, frozen, take(held, one), key), state, inputs)
+
+  return train_steps
+
+
+def _make_step(loss_fn, optimizer, prepare):
   def train_step(state: TrainState, frozen, batch, key):
     prepare_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
     batch = {name: prepare(jax.random.fold_in(prepare_key, i), batch[name]) for i, name in enumerate(sorted(batch))}

@@ -1,21 +1,33 @@
 """The loop around the train step: one stage from its first or its last saved epoch to its end."""
 
 import contextlib
+import itertools
 import math
+import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from minec2f_jax import console
-from minec2f_jax.methods.base import Batch, Method, Variables
+from minec2f_jax.methods.base import Batch, Method, PyTree, Variables
 from minec2f_jax.training import checkpoints as checkpoints_lib
 from minec2f_jax.training import logging
 from minec2f_jax.training.optimizers import Progress, ScoreRules, after_epoch
 from minec2f_jax.training.state import TrainState, init_state
-from minec2f_jax.training.step import make_train_step
+from minec2f_jax.training.step import make_train_steps
+
+
+class Feed(Protocol):
+  """How batches reach the device, see `minec2f_jax.data.feed`."""
+
+  held: PyTree
+  inputs: Callable[[int], Iterator[PyTree]]
+  take: Callable[[PyTree, PyTree], Batch]
+  resident: bool
 
 
 class Stage(NamedTuple):
@@ -27,7 +39,8 @@ class Stage(NamedTuple):
   rules: ScoreRules
   epochs: int
   steps_per_epoch: int
-  batches: Callable[[int], Iterator[Batch]]  # step to start from -> endless batches
+  feed: Feed
+  steps_per_call: int  # of the device, between two words with the host; divides steps_per_epoch
   prepare: Callable  # (key, stream) -> stream, inside jit
   validate: Callable[[Variables], dict[str, float]]  # scores on the validation split
   monitor: str  # which score rules the learning rate and the stop
@@ -50,8 +63,7 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   Raises:
     FloatingPointError: if the loss stops being finite; the checkpoints before it stay.
   """
-  example = next(stage.batches(0))
-  image = next(iter(example.values()))["image"][:1]
+  image = _example(stage.feed)
   # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   init = jax.jit(stage.method.init, compiler_options=options)
@@ -72,17 +84,27 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
     return saver.restore_variables(variables)
 
 
+def _example(feed: Feed) -> jax.Array:
+  """An image of the size and the bands of the batches."""
+  batch = jax.eval_shape(feed.take, feed.held, next(feed.inputs(0)))
+  image = next(iter(batch.values()))["image"]
+  return jnp.zeros((1, *image.shape[1:]), image.dtype)
+
+
 def _on_device(tree):
   """`tree` committed to the first device: an argument that is only sometimes committed compiles the step again."""
   return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
 
 def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress, saver, writer) -> Progress:
-  train_step = make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
+  if progress.epoch >= stage.epochs or progress.stalled(stage.rules):
+    return progress
+  inputs = _inputs_on_device(stage, int(state.step))
+  first = next(inputs)
+  run, inputs = _compile(stage, state, frozen, first, key), itertools.chain([first], inputs)
   clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
-  batches = stage.batches(int(state.step))
   while progress.epoch < stage.epochs and not progress.stalled(stage.rules):
-    state, train = _run_epoch(stage, train_step, state, frozen, batches, key, clock, progress.epoch + 1)
+    state, train = _run_epoch(stage, run, state, inputs, clock, progress.epoch + 1)
     scores = stage.validate(Variables(state.trainable, frozen, state.extra))
     score = scores[stage.monitor]
     progress = after_epoch(progress, score, stage.rules)
@@ -90,9 +112,7 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
     step = int(state.step)
     scalars = {f"train/{name}": value for name, value in train.items()}
     scalars |= {f"validation/{name}": value for name, value in scores.items()}
-    if clock.images_per_s:
-      scalars["images_per_s"] = clock.images_per_s
-    writer.write(step, {**scalars, "lr_scale": progress.lr_scale})
+    writer.write(step, {**scalars, "images_per_s": clock.images_per_s, "lr_scale": progress.lr_scale})
     saver.save(state, progress, -1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
     _report(stage, progress, train, score, clock, step)
   if progress.stalled(stage.rules):
@@ -100,21 +120,43 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
   return progress
 
 
-def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key, clock: logging.Clock, epoch: int):
+def _compile(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTree, key: jax.Array) -> Callable:
+  """`(state, inputs) -> (state, metrics)`, compiled before the clock starts."""
+  began = time.monotonic()
+  train_steps = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
+  compiled = train_steps.lower(state, frozen, stage.feed.held, inputs, key).compile()
+  where = "lie on the device" if stage.feed.resident else "are sent to the device"
+  console.say(f"[{stage.name}] compiled in {console.duration(time.monotonic() - began)}; the samples {where}")
+  return lambda state, inputs: compiled(state, frozen, stage.feed.held, inputs, key)
+
+
+def _inputs_on_device(stage: Stage, start_step: int) -> Iterator[PyTree]:
+  """The inputs of every call, on their way to the device while the one before is at work."""
+  inputs = stage.feed.inputs(start_step)
+  stacked = lambda: jax.tree.map(lambda *steps: np.stack(steps), *itertools.islice(inputs, stage.steps_per_call))
+  upcoming = _on_device(stacked())
+  while True:
+    ready, upcoming = upcoming, _on_device(stacked())
+    yield ready
+
+
+def _run_epoch(stage: Stage, run: Callable, state: TrainState, inputs: Iterator, clock: logging.Clock, epoch: int):
   """The state after one epoch, and the epoch's mean metrics."""
   metrics = []
   clock.start()
-  for step in range(1, stage.steps_per_epoch + 1):
-    state, step_metrics = train_step(state, frozen, next(batches), key)
-    jax.block_until_ready(metrics[-1:])  # One step ahead of the device, not an epoch.
+  for step in range(stage.steps_per_call, stage.steps_per_epoch + 1, stage.steps_per_call):
+    state, step_metrics = run(state, next(inputs))
+    jax.block_until_ready(metrics[-1:])  # One call ahead of the device, not an epoch.
     metrics.append(step_metrics)
-    clock.tick()
-    if clock.images_per_s and clock.due():
+    clock.tick(stage.steps_per_call)
+    if clock.due():
       done = (epoch - 1) * stage.steps_per_epoch + step
       console.say(
         f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
         f"{clock.left(done)} left"
       )
+  jax.block_until_ready(metrics[-1:])
+  clock.tick(0)
   means = _means(metrics)
   if not math.isfinite(means["loss"]):
     raise FloatingPointError(
@@ -126,7 +168,7 @@ def _run_epoch(stage: Stage, train_step, state: TrainState, frozen, batches, key
 
 def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
   fetched = jax.device_get(metrics)
-  return {name: float(np.mean([step[name] for step in fetched], dtype=np.float64)) for name in fetched[0]}
+  return {name: float(np.mean([call[name] for call in fetched], dtype=np.float64)) for name in fetched[0]}
 
 
 def _report(stage: Stage, progress: Progress, train: dict[str, float], score: float, clock: logging.Clock, step: int):
@@ -137,5 +179,5 @@ def _report(stage: Stage, progress: Progress, train: dict[str, float], score: fl
   console.say(
     f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
     f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
-    f"{clock.images_per_s or 0:.0f} images/s  {clock.left(step)} left"
+    f"{clock.images_per_s:.0f} images/s  {clock.left(step)} left"
   )

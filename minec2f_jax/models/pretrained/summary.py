@@ -9,24 +9,26 @@ import numpy as np
 from minec2f_jax.models.pretrained import Encoder
 
 _PROBE_SIZE = 64
+_KINDS = {"params": "parameters", "batch_stats": "statistics"}
 
 
 def describe(path, encoder: Encoder, *, bands, adapter: str) -> str:
   """The text that `python -m minec2f_jax.models.pretrained` prints."""
-  module, variables = encoder.module, encoder.variables
+  variables = encoder.variables
   sizes = {name: _size(tree) for name, tree in variables.items()}
+  kinds = ", ".join(f"{size:,} {_KINDS[name]}" for name, size in sizes.items())
+  rows = {
+    "file": path,
+    "SHA-256": encoder.sha256,
+    "format": encoder.format,
+    **encoder.family.notes(encoder.module),
+    "mapped": f"{len(jax.tree.leaves(variables))} tensors, {sum(sizes.values()):,} numbers ({kinds})",
+    "ignored": f"{len(encoder.ignored)} tensors{_examples(encoder.ignored)}",
+    "bands": f"{', '.join(bands)} (adapter {adapter})",
+    **_ranges(variables),
+  }
   lines = [
-    f"file        {path}",
-    f"SHA-256     {encoder.sha256}",
-    f"format      {encoder.format}",
-    f"network     DenseNet, block_sizes={module.block_sizes}, growth_rate={module.growth_rate}, "
-    f"stem_features={module.stem_features}, bottleneck={module.bottleneck}",
-    f"mapped      {len(jax.tree.leaves(variables))} tensors, {sum(sizes.values()):,} numbers "
-    f"({sizes['params']:,} parameters, {sizes['batch_stats']:,} statistics)",
-    f"ignored     {len(encoder.ignored)} tensors{_examples(encoder.ignored)}",
-    f"bands       {', '.join(bands)} (adapter {adapter})",
-    f"bn_epsilon  {module.bn_epsilon:g} where the file comes from; the probe uses it, a run config.model.encoder's",
-    *_ranges(variables),
+    *(f"{label:<12} {text}" for label, text in rows.items()),
     "",
     f"{'part':<13}{'tensors':>8}{'numbers':>12}{'mean':>15}{'std':>15}",
     *(_part(name, arrays) for name, arrays in _parts(variables).items()),
@@ -44,12 +46,15 @@ def _examples(names) -> str:
   return f": {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else ""
 
 
-def _ranges(variables):
+def _ranges(variables) -> dict[str, str]:
   """Least and greatest of what the normalisations hold."""
   leaves = jax.tree_util.tree_leaves_with_path(variables)
-  for name in ("scale", "bias", "mean", "var"):
-    values = np.concatenate([leaf for path, leaf in leaves if path[-1].key == name and path[1].key != "input_adapter"])
-    yield f"{f'BN {name}':<12}{values.min():.6g} to {values.max():.6g}"
+  held = {
+    name: [leaf for path, leaf in leaves if path[-1].key == name and "norm" in path[-2].key]
+    for name in ("scale", "bias", "mean", "var")
+  }
+  values = {name: np.concatenate(arrays) for name, arrays in held.items() if arrays}
+  return {f"norm {name}": f"{x.min():.6g} to {x.max():.6g}" for name, x in values.items()}
 
 
 def _parts(variables) -> dict[str, list[np.ndarray]]:
@@ -58,10 +63,8 @@ def _parts(variables) -> dict[str, list[np.ndarray]]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
     part = re.split(r"_(?=layer|conv|norm|adapter)", path[1].key)[0]
     parts.setdefault({"input": "input_adapter", "final": "final_norm"}.get(part, part), []).append(leaf)
-  rank = lambda name: (
-    {"input_adapter": -2, "stem": -1, "final_norm": 99}.get(name, int(name[-1]) if name[-1].isdigit() else 0),
-    name,
-  )
+  number = lambda name: int(re.search(r"\d*$", name)[0] or 0)
+  rank = lambda name: ({"input_adapter": -2, "stem": -1, "final_norm": 9999}.get(name, number(name)), name)
   return {name: parts[name] for name in sorted(parts, key=rank)}
 
 
@@ -72,12 +75,12 @@ def _part(name: str, arrays: list[np.ndarray]) -> str:
 
 def _probe(encoder: Encoder, bands: int, adapter: str):
   if adapter == "scratch":
-    return ["probe       none: the stem is random"]
+    return ["probe        none: the stem is random"]
   shape = (1, _PROBE_SIZE, _PROBE_SIZE, bands)
   image = np.random.default_rng(0).standard_normal(shape, np.float32)
   features = jax.jit(functools.partial(encoder.module.apply, train=False))(encoder.variables, image)
   lines = [
-    f"probe       features of numpy.random.default_rng(0).standard_normal({shape}, numpy.float32), [B, H, W, C], in "
+    f"probe        features of numpy.random.default_rng(0).standard_normal({shape}, numpy.float32), [B, H, W, C], in "
     "inference mode",
     f"{'':<4}{'shape':<20}{'mean':>15}{'std':>15}   first of [0, 0, 0]",
   ]

@@ -1,0 +1,1 @@
+"""The systems that the paper's Table 1 compares MineC2FNet with."""

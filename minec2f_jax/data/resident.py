@@ -1,0 +1,105 @@
+"""Decoded sets that live on the device, and are gathered, normalised and augmented there."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from minec2f_jax.data import pipeline, sensors
+
+_CODES = 2**16
+
+
+class ResidentSource:
+  """A source whose samples also lie on the device, without loss.
+
+  Reflectance that came from 16-bit numbers goes back to them, with a table of what each stands for: half the memory,
+  and bit for bit the samples of `source`. Other reflectance (resampled, or of several encodings) stays float32.
+
+  Attributes:
+    ids: as of the source.
+    arrays: what `take` needs, on the device: {"image" [N, H, W, C] uint16 or float32, "table" [65536] float32 or None,
+      "label" [N, H, W] uint8, "valid" [N, H, W] bool}.
+  """
+
+  def __init__(self, source: pipeline.Source):
+    self.ids = tuple(source.ids)
+    self._source = source
+    samples = [source[i] for i in range(len(source))]
+    coding = _coding(samples)
+    image = np.stack([sample["image"] if coding is None else _encode(sample, coding)[0] for sample in samples])
+    self.arrays = jax.device_put(
+      {
+        "image": image,
+        "table": None if coding is None else _table(coding),
+        **{name: np.stack([sample[name] for sample in samples]) for name in ("label", "valid")},
+      }
+    )
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: int) -> pipeline.Sample:
+    return self._source[index]
+
+
+def device_bytes(source: pipeline.Source) -> int:
+  """Device memory that `ResidentSource(source)` takes, judged by the first sample."""
+  if not len(source):
+    return 0
+  sample = source[0]
+  image = sample["image"].nbytes // (1 if _coding([sample]) is None else 2)
+  return len(source) * (image + sample["label"].nbytes + sample["valid"].nbytes)
+
+
+def take(arrays, indices):
+  """The batch of the samples `indices` out of `ResidentSource.arrays`; traceable.
+
+  Args:
+    arrays: of a set of N samples.
+    indices: [B] integers in 0..N-1.
+
+  Returns:
+    {"image" [B, H, W, C] float32, "label" [B, H, W] uint8, "valid" [B, H, W] bool}.
+  """
+  image, label, valid = (arrays[name][indices] for name in ("image", "label", "valid"))
+  if arrays["table"] is not None:
+    image = jnp.where(valid[..., None], arrays["table"][image.astype(jnp.int32)], 0.0)
+  return {"image": image, "label": label, "valid": valid}
+
+
+class _Coding(NamedTuple):
+  """How 16-bit codes stand for reflectance: code 0 is the digital number `lowest` of a sensor of the registry."""
+
+  sensor: str
+  lowest: int
+
+
+def _coding(samples: Sequence[pipeline.Sample]) -> _Coding | None:
+  """The encoding from which every reflectance of `samples` comes exactly; None if there is none."""
+  fits = lambda coding: all(_encode(sample, coding)[1] for sample in samples)
+  return next((coding for coding in _codings() if samples and fits(coding)), None)
+
+
+def _codings():
+  """Unsigned and signed digital numbers of every integer encoding in the registry."""
+  scaled = {(sensor.scale, sensor.offset): name for name, sensor in sensors.SENSORS.items() if sensor.scale < 1}
+  return [_Coding(sensor, lowest) for sensor in scaled.values() for lowest in (0, -_CODES // 2)]
+
+
+def _encode(sample: pipeline.Sample, coding: _Coding):
+  """(codes [H, W, C] uint16, whether they stand for the sample bit for bit)."""
+  image, valid, sensor = sample["image"], sample["valid"][..., None], sensors.SENSORS[coding.sensor]
+  with np.errstate(invalid="ignore", over="ignore"):
+    codes = np.rint((image - np.float32(sensor.offset)) / np.float32(sensor.scale)) - coding.lowest
+  codes = np.where(valid & (codes >= 0) & (codes < _CODES), codes, 0).astype(np.uint16)
+  decoded = np.where(valid, _table(coding)[codes], np.float32(0))
+  return codes, np.array_equal(decoded.view(np.uint32), image.view(np.uint32))
+
+
+@functools.cache
+def _table(coding: _Coding) -> np.ndarray:
+  return sensors.to_reflectance(np.arange(_CODES) + coding.lowest, sensors.SENSORS[coding.sensor])

@@ -1,0 +1,83 @@
+"""Every architecture that a config can name."""
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from ml_collections import ConfigDict
+
+from minec2f_jax import methods
+from minec2f_jax.models import FPN, DenseNet, Head, PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
+from minec2f_jax.models.padding import pad_image
+from tests import toy
+from tests.oracles import layers
+
+PRITHVI = dict(architecture="prithvi", encoder=dict(width=32, depth=1, heads=2), decoder=dict(features=8))
+MODELS = {"fpn_densenet": dict(encoder=toy.ENCODER, decoder=toy.DECODER), "prithvi": PRITHVI}
+
+
+class FactoryTest(parameterized.TestCase):
+  def test_without_a_name_it_is_the_papers_network(self):
+    self.assertEqual(factory.make_segmenter({}), Segmenter(DenseNet(), FPN(), Head()))
+    self.assertEqual(factory.make_segmenter({}), factory.make_segmenter({"architecture": "fpn_densenet"}))
+
+  @parameterized.parameters(dict, ConfigDict)
+  def test_prithvi_is_made_of_its_parts_in_the_networks_dtype(self, mapping):
+    net = factory.make_segmenter(mapping({**PRITHVI, "dtype": "bfloat16"}))
+    bf16 = np.dtype("bfloat16")
+    encoder = ViTEncoder(width=32, depth=1, heads=2, dtype=bf16)
+    self.assertEqual(net, Segmenter(encoder, PrithviDecoder(features=8, dtype=bf16), PixelHead(dtype=bf16)))
+
+  @parameterized.parameters(
+    (dict(architecture="unet3"), r"architecture is 'unet3'; it must be one of \('fpn_densenet', 'prithvi'"),
+    (dict(PRITHVI, fusion=dict(cbam=True)), r"model has no \['fusion'\].*architecture"),
+    (dict(PRITHVI, encoder=dict(growth_rate=4)), r"model\.encoder has no \['growth_rate'\].*'depth'"),
+    (dict(encoder=dict(depth=4)), r"model\.encoder has no \['depth'\].*growth_rate"),
+    (dict(PRITHVI, dtype="float16"), "model.dtype is 'float16'"),
+  )
+  def test_what_is_not_known_is_named(self, config, pattern):
+    with self.assertRaisesRegex(ValueError, pattern):
+      factory.make_segmenter(config)
+
+  def test_minec2fnet_is_made_of_the_papers_network_alone(self):
+    with self.assertRaisesRegex(ValueError, r"architecture is 'prithvi', and MineC2FNet .* 'fpn_densenet' alone"):
+      factory.make_minec2fnet(PRITHVI)
+
+  def test_every_architecture_is_tested_here(self):
+    self.assertEqual(set(MODELS), set(factory.ARCHITECTURES))
+
+  @parameterized.product(name=list(MODELS), size=[(37, 50), (16, 1), (64, 32)])
+  def test_logits_have_the_images_size_and_are_those_of_the_padded_image(self, name, size):
+    net = factory.make_segmenter(MODELS[name] | {"architecture": name})
+    image = np.random.default_rng(0).normal(size=(2, *size, 6)).astype(np.float32)
+    padded = np.asarray(pad_image(image))
+    variables = layers.random_variables(net, padded)
+    output = layers.apply(net, variables, image)
+    whole = layers.apply(net, variables, padded)
+    self.assertEqual(output["logits"].shape, (2, *size, 1))
+    self.assertEqual(output["logits"].dtype, np.float32)
+    expected = np.asarray(whole["logits"])[:, : size[0], : size[1]]
+    np.testing.assert_allclose(output["logits"], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+  @parameterized.parameters(*MODELS)
+  def test_bf16_keeps_parameters_statistics_and_logits_in_float32(self, name):
+    net = factory.make_segmenter(MODELS[name] | {"architecture": name, "dtype": "bfloat16"})
+    image = jax.ShapeDtypeStruct((1, 32, 32, 6), np.float32)
+    output, variables = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x), image)
+    for leaf in (*jax.tree.leaves(variables), output["logits"]):
+      self.assertEqual(leaf.dtype, np.float32)
+
+  def test_the_supervised_method_gives_prithvis_dropout_its_key(self):
+    config = {"model": {**PRITHVI, "decoder": dict(features=8, dropout=0.5)}}
+    stage = dict(stream="fine", loss=dict(bce=1.0), init_from_prior=False, method="supervised")
+    method = methods.make_method(config, stage)
+    source = toy.ArraySource(2)
+    batch = {"fine": {"image": source.image, "label": source.label, "valid": source.valid}}
+    variables = jax.jit(method.init)(jax.random.key(0), source.image[:1], None)
+    loss = jax.jit(lambda key: method.loss(*variables, batch, key)[0])
+    first, again, other = (float(loss(jax.random.key(n))) for n in (0, 0, 1))
+    self.assertEqual(first, again)
+    self.assertNotEqual(first, other)
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -7,6 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from sklearn import metrics as sklearn_metrics
 
+from minec2f_jax.data import resident
 from minec2f_jax.evaluation import evaluate, tables
 from minec2f_jax.methods import Method, Variables
 from tests import toy
@@ -17,14 +18,16 @@ VARIABLES = Variables(jnp.float32(0.2), {}, {})
 
 
 class EvaluateTest(parameterized.TestCase):
-  @parameterized.parameters(1, 2, 5, 8)
-  def test_scores_are_scikit_learns_at_any_batch_size(self, batch_size):
+  @parameterized.product(batch_size=[1, 2, 5, 8], held=[False, True])
+  def test_scores_are_scikit_learns_at_any_batch_size(self, batch_size, held):
     source = toy.ArraySource(5)
     source.valid[:, :3] = False
+    if held:
+      source = resident.ResidentSource(source)
     predict = evaluate.make_predict(METHOD, lambda image, valid: image)
     scores = evaluate.evaluate(predict, VARIABLES, source, batch_size=batch_size).compute()
-    truth = source.label[source.valid]
-    guess = (source.image[..., 0] > 0.2)[source.valid]
+    image, label, valid = (np.stack([sample[name] for sample in source]) for name in ("image", "label", "valid"))
+    truth, guess = label[valid], (image[..., 0] > 0.2)[valid]
     np.testing.assert_allclose(scores["iou_mine"], sklearn_metrics.jaccard_score(truth, guess), rtol=1e-9)
     np.testing.assert_allclose(scores["mf1"], sklearn_metrics.f1_score(truth, guess, average="macro"), rtol=1e-9)
     np.testing.assert_allclose(scores["accuracy"], sklearn_metrics.accuracy_score(truth, guess), rtol=1e-9)

@@ -10,20 +10,21 @@ from minec2f_jax.training import logging
 
 
 class ClockTest(parameterized.TestCase):
-  def test_rate_leaves_out_the_first_step_and_evaluation_but_time_left_does_not(self):
+  def test_rate_leaves_out_evaluation_but_time_left_does_not(self):
     now = [100.0]
     with mock.patch("time.monotonic", lambda: now[0]):
       clock = logging.Clock(total_steps=10, images_per_step=8)
       self.assertIsNone(clock.images_per_s)
       self.assertEqual(clock.left(0), "?")
-      for pause, step_s in ((0, 60), (0, 2), (6, 2)):  # The first compiles for a minute; before the third, 6 s pass.
+      for pause, steps in ((0, 1), (6, 2)):  # Before the second call 6 s pass.
         now[0] += pause
         clock.start()
-        now[0] += step_s
-        clock.tick()
-    self.assertEqual(clock.images_per_s, 4.0)  # Two steps of eight images in 4 s.
+        clock.tick(steps)  # Under way,
+        now[0] += 2 * steps
+        clock.tick(0)  # and done.
+    self.assertEqual(clock.images_per_s, 4.0)  # Three steps of eight images in 6 s.
     with mock.patch("time.monotonic", lambda: now[0]):
-      self.assertEqual(clock.left(3), "35s")  # Seven steps at (2 + 6 + 2) / 2 s.
+      self.assertEqual(clock.left(3), "28s")  # Seven steps at (2 + 6 + 4) / 3 s.
 
 
 class MetricsWriterTest(parameterized.TestCase):

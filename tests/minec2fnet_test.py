@@ -268,7 +268,7 @@ def _train(config, name, source, prior=None, *, steps):
   """(state, last metrics, variables, logits of the whole source) after some steps of one stage."""
   wired = experiment.wire(config)[name]
   stage = experiment.make_stage(config, name, wired, source, source)
-  key, batches = jax.random.key(0), stage.batches(0)
+  key, batches = jax.random.key(0), stage.feed.inputs(0)
   variables = jax.jit(stage.method.init)(key, source.image[:1], prior)
   state = state_lib.init_state(variables, stage.optimizer)
   train_step = step_lib.make_train_step(stage.method.loss, stage.optimizer, stage.prepare)

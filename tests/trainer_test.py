@@ -1,7 +1,7 @@
+import collections
 import json
 import pathlib
 import tempfile
-from unittest import mock
 
 import jax
 import numpy as np
@@ -9,17 +9,19 @@ from absl.testing import absltest, parameterized
 
 from configs import fine_hybrid
 from minec2f_jax import experiment
+from minec2f_jax.data import resident
+from minec2f_jax.evaluation import evaluate
+from minec2f_jax.experiment import data
 from minec2f_jax.training import checkpoints, trainer
-from minec2f_jax.training import step as step_lib
 from tests import toy
 
 KEY = jax.random.key(7)
 
 
-def _stage(*, epochs: int, learning_rate: float = 1e-2, **optimizer):
+def _stage(*, epochs: int, learning_rate: float = 1e-2, source=None, **optimizer):
   config = toy.shrink(fine_hybrid.get_config(), epochs=epochs)
   config.optimizer.update(dict(learning_rate=learning_rate, **optimizer))
-  source = toy.ArraySource(4)
+  source = source or toy.ArraySource(4)
   return experiment.make_stage(config, "coarse", experiment.wire(config)["coarse"], source, source)
 
 
@@ -68,24 +70,49 @@ class RunStageTest(parameterized.TestCase):
       trainer.run_stage(broken, KEY, None, self.folder)
     self.assertEqual(checkpoints.Checkpoints(self.folder, read_only=True).latest_step(), 2)
 
-  def test_the_students_step_compiles_once_and_stays_finite(self):
-    steps = []
-
-    def make_train_step(*args):
-      steps.append(step_lib.make_train_step(*args))
-      return steps[-1]
-
+  @parameterized.product(held=[True, False], steps_per_call=[1, 2])
+  def test_networks_are_traced_once_whatever_the_epochs_and_the_last_batch(self, held, steps_per_call):
     config = toy.shrink(fine_hybrid.get_config(), epochs=3)
-    wired, source, prior = experiment.wire(config), toy.ArraySource(4), None
-    with mock.patch.object(trainer, "make_train_step", make_train_step):
-      for name in config.stages:
-        stage = experiment.make_stage(config, name, wired[name], source, source)
-        prior = trainer.run_stage(stage, KEY, prior, self.folder / name)
-    self.assertEqual([step._cache_size() for step in steps], [1, 1])
+    wired, prior, traced = experiment.wire(config), None, collections.Counter()
+
+    def counted(name, function):
+      def count(*args):
+        traced[name] += 1
+        return function(*args)
+
+      return count
+
+    train, validation = (toy.ArraySource(size) for size in (5, 3))  # Neither is a multiple of the batch of two.
+    if held:
+      train, validation = map(resident.ResidentSource, (train, validation))
+    for name in config.stages:
+      method = wired[name].method
+      init = jax.jit(method.init)  # The prior's own, not counted.
+      method = method._replace(**{f: counted((name, f), getattr(method, f)) for f in ("loss", "logits")})
+      predict = evaluate.make_predict(method, data.make_normalize(config))
+      stage = experiment.make_stage(config, name, experiment.Wired(method, predict), train, validation)
+      self.assertEqual(stage.feed.resident, held)
+      stage = stage._replace(steps_per_call=steps_per_call, method=stage.method._replace(init=init))
+      prior = trainer.run_stage(stage, KEY, prior, self.folder / name)
+    self.assertEqual(set(traced.values()), {1}, traced)
     lines = (self.folder / "fine" / "metrics.jsonl").read_text().splitlines()
     self.assertLen(lines, 3)
     for line in map(json.loads, lines):
       self.assertGreater(line["train/grad_norm"], 0)  # A NaN would be null.
+
+  def test_an_epoch_in_one_call_ends_where_single_steps_do(self):
+    source = resident.ResidentSource(toy.ArraySource(8))
+    for steps in (1, 4):
+      stage = _stage(epochs=2, source=source)._replace(steps_per_call=steps)
+      trainer.run_stage(stage, KEY, None, self.folder / str(steps))
+    single, whole = (_latest(self.folder / str(steps)) for steps in (1, 4))
+    self.assertEqual(single["progress"]["epoch"], whole["progress"]["epoch"])
+    # Programs of their own, which may round differently.
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, single["trainable"], whole["trainable"])
+    read = lambda steps: [json.loads(line) for line in (self.folder / steps / "metrics.jsonl").read_text().splitlines()]
+    for one, other in zip(read("1"), read("4"), strict=True):
+      np.testing.assert_allclose(one["train/loss"], other["train/loss"], rtol=1e-4)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from minec2f_jax import host
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tables and figures.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do; train also evaluates at the end.")
@@ -55,6 +57,7 @@ def _stop(signum, frame):
 
 
 if __name__ == "__main__":
+  host.use_huge_pages()
   signal.signal(signal.SIGINT, _stop)
   signal.signal(signal.SIGTERM, _stop)
   flags.mark_flags_as_required(["config", "workdir"])

@@ -147,7 +147,7 @@ def _model() -> ConfigDict:
         bn_momentum=0.99,
         bn_epsilon=1e-5,
       ),
-      dtype="float32",
+      dtype="auto",  # of the computation: float32 on a CPU, bfloat16 elsewhere; weights and losses are always float32
     )
   )
 

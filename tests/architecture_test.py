@@ -20,6 +20,7 @@ ALLOWED = {
   "minec2f_jax.errors": (),
   "minec2f_jax.console": (),
   "minec2f_jax.files": ("minec2f_jax.errors",),
+  "minec2f_jax.host": (),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
   "minec2f_jax.methods": (
@@ -47,7 +48,7 @@ ALLOWED = {
     *PLAIN,
     "minec2f_jax.evaluation.figures",
   ),
-  "launch": ("minec2f_jax.experiment", "minec2f_jax.errors"),
+  "launch": ("minec2f_jax.experiment", "minec2f_jax.errors", "minec2f_jax.host"),
 }
 # Libraries that one file alone may import.
 KEPT_IN = {

@@ -1,5 +1,7 @@
 """Every architecture that a config can name."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -19,6 +21,12 @@ class FactoryTest(parameterized.TestCase):
   def test_without_a_name_it_is_the_papers_network(self):
     self.assertEqual(factory.make_segmenter({}), Segmenter(DenseNet(), FPN(), Head()))
     self.assertEqual(factory.make_segmenter({}), factory.make_segmenter({"architecture": "fpn_densenet"}))
+
+  @parameterized.parameters(("cpu", np.float32), ("gpu", "bfloat16"))
+  def test_the_automatic_dtype_is_bfloat16_where_there_is_an_accelerator(self, backend, dtype):
+    with mock.patch.object(jax, "default_backend", lambda: backend):
+      net = factory.make_segmenter(PRITHVI | {"dtype": "auto"})
+    self.assertEqual(np.dtype(net.encoder.dtype), np.dtype(dtype))
 
   @parameterized.parameters(dict, ConfigDict)
   def test_prithvi_is_made_of_its_parts_in_the_networks_dtype(self, mapping):

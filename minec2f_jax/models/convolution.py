@@ -1,7 +1,8 @@
-"""Convolution whose kernel gradient is a matrix product on CPUs.
+"""Convolution whose kernel gradient is a sum of matrix products on CPUs.
 
 XLA takes the gradient by the kernel as a convolution with the whole map as its window. On CPUs that is up to ten times
-slower than the other two passes (see docs/performance.md); a GPU's own routines are left alone.
+slower than the other two passes for large maps, and for kernels of even size always (see docs/performance.md). The rest
+is left to XLA.
 """
 
 import functools
@@ -11,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_PIXELS = 4096  # of a block, at most: its columns should fit into the cache, and still fill a matrix product
+_PIXELS = 2048  # of a block, at most: its columns should fit into the cache, and still fill a matrix product
+_SMALL = 32 * 32  # pixels of a map up to which XLA's own gradient is as quick, under kernels of 3x3
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -50,13 +52,11 @@ def _backward(padding, saved, cotangent):
   )
   of_input = jax.linear_transpose(lambda x: native(x, kernel), x)
   by_convolution = jax.linear_transpose(lambda kernel: native(x, kernel), kernel)
-  of_kernel = lax.platform_dependent(
-    x,
-    cotangent,
-    cpu=functools.partial(_kernel_gradient, size=kernel.shape[:2], padding=padding),
-    default=lambda x, cotangent: by_convolution(cotangent)[0],
-  )
-  return (*of_input(cotangent), of_kernel)
+  of_kernel = lambda x, cotangent: by_convolution(cotangent)[0]
+  if x.shape[1] * x.shape[2] > _SMALL or kernel.shape[:2] != (3, 3):
+    by_products = functools.partial(_kernel_gradient, size=kernel.shape[:2], padding=padding)
+    of_kernel = functools.partial(lax.platform_dependent, cpu=by_products, default=of_kernel)
+  return (*of_input(cotangent), of_kernel(x, cotangent))
 
 
 conv.defvjp(_forward, _backward)
@@ -84,16 +84,12 @@ def _correlate(still, moved, size):
   rows = max((n for n in range(1, height + 1) if height % n == 0 and n * batch * width <= _PIXELS), default=1)
   dtype = jnp.promote_types(still.dtype, jnp.float32)  # of the sums, whatever the operands are
 
-  def product(start):
+  def add(total, start):
     block = lax.dynamic_slice_in_dim(still, start, rows, axis=1).reshape(-1, channels)
     around = lax.dynamic_slice_in_dim(moved, start, rows + h - 1, axis=1)
     shifts = [around[:, i : i + rows, j : j + width] for i in range(h) for j in range(w)]
     columns = jnp.concatenate(shifts, axis=-1).reshape(-1, h * w * features)
-    return jnp.einsum("pc,pd->cd", block, columns, preferred_element_type=dtype)
+    return total + jnp.einsum("pc,pd->cd", block, columns, preferred_element_type=dtype), None
 
-  if rows == height:  # A loop costs time to compile.
-    total = product(0)
-  else:
-    add = lambda total, start: (total + product(start), None)
-    total, _ = lax.scan(add, jnp.zeros((channels, h * w * features), dtype), jnp.arange(0, height, rows))
+  total, _ = lax.scan(add, jnp.zeros((channels, h * w * features), dtype), jnp.arange(0, height, rows))
   return total.reshape(channels, h, w, features).transpose(1, 2, 0, 3).astype(still.dtype)

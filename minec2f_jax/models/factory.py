@@ -17,7 +17,7 @@ ARCHITECTURES = {
   "prithvi": {"encoder": ViTEncoder, "decoder": PrithviDecoder, "head": PixelHead},
 }
 DEFAULT = "fpn_densenet"
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 def make_segmenter(model_config) -> Segmenter:
@@ -26,8 +26,8 @@ def make_segmenter(model_config) -> Segmenter:
   Args:
     model_config: mapping (a dict or a ConfigDict) with `architecture`, one of `ARCHITECTURES`, "fpn_densenet" if left
       out; the sections `encoder`, `decoder` and `head` with fields of the modules that the architecture has there;
-      for fpn_densenet also `fusion` (see `make_minec2fnet`; not used here); and `dtype`, "float32" or "bfloat16".
-      Whatever is left out has the module's default.
+      for fpn_densenet also `fusion` (see `make_minec2fnet`; not used here); and `dtype`: "float32", "bfloat16", or
+      "auto", which is float32 on CPUs and bfloat16 elsewhere. Whatever is left out has the module's default.
 
   Returns:
     A `Segmenter`.
@@ -97,6 +97,8 @@ def _sections(modules, config):
   dtype = config.get("dtype", "float32")
   if dtype not in DTYPES:
     raise ValueError(f"model.dtype is {dtype!r}; it must be one of {DTYPES}.")
+  if dtype == "auto":  # CPUs have no units for bfloat16 that XLA uses.
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
   sections = {}
   for name, module in modules.items():
     values = dict(config.get(name, {}))

@@ -19,7 +19,7 @@ Parameter names, and what segmentation_models calls the same layer. Its stage p5
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -235,30 +235,31 @@ def conv_of_upsampled(x, kernel, *, factor: int):
   if factor == 1:
     return convolution.conv(x, kernel.astype(x.dtype), ((1, 1), (1, 1)))
   batch, height, width, _ = x.shape
-  kinds = (_EDGES, _MIDDLE) if factor > 2 else (_EDGES,)
-  rows = []  # one [B, H, factor * W, F] for each kind of row: first, last, middle
-  for reads in kinds:
-    maps = [_by_kind(x, kernel, reads, others) for others in kinds]
-    maps = [sum((columns[row] for columns in maps), []) for row in range(len(reads))]
-    rows += [_interleave(columns, axis=3, factor=factor).reshape(batch, height, factor * width, -1) for columns in maps]
+  kinds = (_FIRST, _LAST, _MIDDLE) if factor > 2 else (_FIRST, _LAST)
+  rows = []  # one [B, H, factor * W, F] for each kind of row
+  for row in kinds:
+    columns = [_by_kind(x, kernel, row, column) for column in kinds]
+    rows.append(_interleave(columns, axis=3, factor=factor).reshape(batch, height, factor * width, -1))
   return _interleave(rows, axis=2, factor=factor).reshape(batch, factor * height, factor * width, -1)
 
 
-# [kind, place in the window, tap]: which of the two blocks around an edge, or of the one block, a tap reads.
-_EDGES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
-_MIDDLE = np.array([[[1, 1, 1]]], np.float32)
+class _Kind(NamedTuple):
+  """What pixels of one kind see along an axis: blocks, of which each tap reads one."""
+
+  reads: tuple[tuple[int, int, int], ...]  # [block][tap]
+  padding: tuple[int, int]
 
 
-def _by_kind(x, kernel, rows, columns):
-  """For each kind of row and of column, [row][column], the [B, H, W, F] that such pixels get."""
-  _, height, width, channels = x.shape
-  kernels = jnp.einsum("pad,qbe,decf->abcpqf", rows, columns, kernel, precision="highest").astype(x.dtype)
-  h, w, _, p, q, features = kernels.shape
-  padding = (h - 1, h - 1), (w - 1, w - 1)
-  y = convolution.conv(x, kernels.reshape(h, w, channels, -1), padding).reshape(
-    x.shape[0], height + h - 1, -1, p, q, features
-  )
-  return [[y[:, i : i + height, j : j + width, i, j] for j in range(q)] for i in range(p)]
+_FIRST = _Kind(((1, 0, 0), (0, 1, 1)), (1, 0))
+_LAST = _Kind(((1, 1, 0), (0, 0, 1)), (0, 1))
+_MIDDLE = _Kind(((1, 1, 1),), (0, 0))
+
+
+def _by_kind(x, kernel, row: _Kind, column: _Kind):
+  """The [B, H, W, F] that pixels of such a row and column get. All kinds in one kernel would be slower on a CPU."""
+  reads = (jnp.asarray(kind.reads, jnp.float32) for kind in (row, column))
+  kernel = jnp.einsum("ad,be,decf->abcf", *reads, kernel, precision="highest")
+  return convolution.conv(x, kernel.astype(x.dtype), (row.padding, column.padding))
 
 
 def _interleave(kinds, *, axis: int, factor: int):

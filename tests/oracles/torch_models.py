@@ -14,6 +14,15 @@ def norm(channels, epsilon=1e-5):
   return nn.BatchNorm2d(channels, eps=epsilon, momentum=MOMENTUM)
 
 
+def rectify(x):
+  """ReLU in place: of a BN's output, which its own gradient does not need."""
+  return functional.relu(x, inplace=True)
+
+
+def grow(x, factor):
+  return functional.interpolate(x, scale_factor=factor, mode="nearest")
+
+
 class DenseLayer(nn.Module):
   def __init__(self, channels, growth):
     super().__init__()
@@ -23,7 +32,7 @@ class DenseLayer(nn.Module):
     self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
   def forward(self, x):
-    new = self.conv2(functional.relu(self.norm2(self.conv1(functional.relu(self.norm1(x))))))
+    new = self.conv2(rectify(self.norm2(self.conv1(rectify(self.norm1(x))))))
     return torch.cat([x, new], 1)
 
 
@@ -47,16 +56,16 @@ class DenseNet(nn.Module):
 
   def forward(self, image):
     net = self.features
-    taps = {"c1": functional.relu(net["norm0"](net["conv0"](image)))}
+    taps = {"c1": rectify(net["norm0"](net["conv0"](image)))}
     x = functional.max_pool2d(taps["c1"], 3, 2, 1)
     for b in range(1, self.blocks + 1):
       for layer in net[f"denseblock{b}"].values():
         x = layer(x)
       if b < self.blocks:
         transition = net[f"transition{b}"]
-        x = taps[f"c{b + 1}"] = transition["conv"](functional.relu(transition["norm"](x)))
+        x = taps[f"c{b + 1}"] = transition["conv"](rectify(transition["norm"](x)))
         x = functional.avg_pool2d(x, 2)
-    taps[f"c{self.blocks + 1}"] = functional.relu(net["norm5"](x))
+    taps[f"c{self.blocks + 1}"] = rectify(net["norm5"](x))
     return taps
 
 
@@ -120,7 +129,7 @@ class Refinement(nn.Module):
   def forward(self, x):
     for t in range(1, self.steps + 1):
       conv, normalise, attend = (self.get_submodule(f"step{t}_{part}") for part in ("conv", "norm", "cbam"))
-      x = x + attend(functional.relu(normalise(conv(x))))
+      x = x + attend(rectify(normalise(conv(x))))
     return x
 
 
@@ -149,16 +158,15 @@ class FPN(nn.Module):
     self.final_conv, self.final_norm = nn.Conv2d(512, 128, 3, padding=1, bias=False), norm(128, 1e-3)
 
   def forward(self, taps):
-    grow = lambda x, factor: x.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     x, maps = self.top(taps["c5"]), []
     for n in (4, 3, 2, 1):
       x = grow(x, 2) + self.get_submodule(f"lateral_c{n}")(taps[f"c{n}"])
       y = x
       for k in (1, 2):
         y = self.get_submodule(f"segment_c{n}_conv{k}")(y)
-        y = functional.relu(self.get_submodule(f"segment_c{n}_norm{k}")(y))
-      maps.insert(0, grow(y, 2 ** (n - 1)))
-    return functional.relu(self.final_norm(self.final_conv(torch.cat(maps, 1))))
+        y = rectify(self.get_submodule(f"segment_c{n}_norm{k}")(y))
+      maps.insert(0, grow(y, 2 ** (n - 1)) if n > 1 else y)
+    return rectify(self.final_norm(self.final_conv(torch.cat(maps, 1))))
 
 
 class Segmenter(nn.Module):

@@ -94,7 +94,7 @@ def _data() -> ConfigDict:
       sensor="auto",  # how stored numbers become reflectance; see minec2f_jax.data.sensors
       read_threads=4,  # that read ahead where samples are not in memory; the batches are the same with any number
       cache_gb=8.0,  # decoded samples of all splits are kept in memory up to this size
-      device_gb=8.0,  # and on the device up to this size; 0 sends every batch. The batches are the same
+      device_gb=8.0,  # and on the device up to this size (on a CPU out of cache_gb); 0 sends every batch, the same ones
       data_dir="data",  # where builders put prepared data
       # Surface reflectance of each band over the globe (HLS; published with Prithvi-EO-1.0-100M). The paper's
       # normalisation is not given.

@@ -23,7 +23,7 @@ class EvaluateTest(parameterized.TestCase):
     source = toy.ArraySource(5)
     source.valid[:, :3] = False
     if held:
-      source = resident.ResidentSource(source)
+      source = resident.hold(source)
     predict = evaluate.make_predict(METHOD, lambda image, valid: image)
     scores = evaluate.evaluate(predict, VARIABLES, source, batch_size=batch_size).compute()
     image, label, valid = (np.stack([sample[name] for sample in source]) for name in ("image", "label", "valid"))

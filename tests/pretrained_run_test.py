@@ -69,6 +69,17 @@ class PretrainedRunTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, r"config\.pretrained \(True there, False here\)"):
       experiment.train(self._config(pretrained=None), workdir)
 
+  def test_a_run_that_has_started_everything_refuses_other_weights_and_other_hashes(self):
+    other = self.root / "another.safetensors"
+    weights.write_safetensors(other, weights.random_encoder(seed=1))
+    workdir = self._copy("finished")
+    noted = (workdir / "config.json").read_text()
+    for run in (experiment.train, experiment.evaluate):
+      for change in (dict(pretrained=str(other)), dict(pretrained="/no/such/file", pretrained_sha256="abc")):
+        with self.assertRaisesRegex(UserError, f"the run started from weights with {self.sha256}"):
+          run(self._config(**change), workdir)
+    self.assertEqual((workdir / "config.json").read_text(), noted)
+
   def _copy(self, name: str) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(self.workdir, self.root / name))
 

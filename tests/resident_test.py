@@ -34,11 +34,12 @@ class ResidentSourceTest(parameterized.TestCase):
   @parameterized.product(sensor=INTEGER_SENSORS, lowest=[0, -(2**15)])
   def test_every_16_bit_number_comes_back_bit_for_bit_at_half_the_memory(self, sensor, lowest):
     source = Source(sensor, lowest=lowest)
-    held = resident.ResidentSource(source)
+    held = resident.hold(source)
     self.assertEqual(held.arrays["image"].dtype, np.uint16)
     batch = jax.jit(resident.take)(held.arrays, np.arange(5))
     _assert_same_bits(self, batch, {"image": source.image, "label": source.label, "valid": source.valid})
-    self.assertEqual(resident.device_bytes(source), sum(held.arrays[n].nbytes for n in ("image", "label", "valid")))
+    pixels = 5 * 16 * 16
+    self.assertEqual(held.device_bytes, pixels * (6 * 2 + 1 + 1) + 2**16 * 4)
 
   @parameterized.parameters("resampled", "negative zero", "not zero where invalid")
   def test_what_is_no_16_bit_number_stays_float32_and_comes_back_bit_for_bit(self, what):
@@ -50,14 +51,21 @@ class ResidentSourceTest(parameterized.TestCase):
     else:
       source.image[1, 0, 1] = -0.0 if what == "negative zero" else 0.5
       source.image[1, 1, 1] = source.image[1, 0, 1]
-    held = resident.ResidentSource(source)
+    held = resident.hold(source)
     self.assertIsNone(held.arrays["table"])
     batch = jax.jit(resident.take)(held.arrays, np.arange(5))
     _assert_same_bits(self, batch, {"image": source.image, "label": source.label, "valid": source.valid})
 
+  def test_one_resampled_chip_makes_all_float32_and_counts_as_such(self):
+    source = Source("hls")
+    source.image[4] *= 1.1
+    size = 5 * 16 * 16 * (6 * 4 + 1 + 1)
+    self.assertIsNone(resident.hold(source, max_bytes=size - 1))
+    self.assertEqual(resident.hold(source, max_bytes=size).device_bytes, size)
+
   def test_it_is_still_a_source(self):
     source = Source("hls")
-    held = resident.ResidentSource(source)
+    held = resident.hold(source)
     self.assertEqual((held.ids, len(held)), (source.ids, 5))
     _assert_same_bits(self, held[3], source[3])
 
@@ -66,7 +74,7 @@ class FeedTest(parameterized.TestCase):
   @parameterized.parameters(0, 3)
   def test_both_kinds_give_the_same_batches_bit_for_bit(self, start):
     sources = {"coarse": Source("landsat_c2_l2"), "fine": Source("hls", lowest=-100, count=7)}
-    held = {name: resident.ResidentSource(source) for name, source in sources.items()}
+    held = {name: resident.hold(source) for name, source in sources.items()}
     feeds = [feed.make_feed(s, batch_size=3, seed=11) for s in (sources, held)]
     self.assertEqual([f.resident for f in feeds], [False, True])
     sent, kept = ([jax.jit(f.take)(f.held, x) for x in itertools.islice(f.inputs(start), 6)] for f in feeds)
@@ -76,7 +84,7 @@ class FeedTest(parameterized.TestCase):
 
   def test_one_stream_that_is_not_held_sends_all(self):
     source = Source("hls")
-    mixed = feed.make_feed({"coarse": resident.ResidentSource(source), "fine": source}, batch_size=2, seed=0)
+    mixed = feed.make_feed({"coarse": resident.hold(source), "fine": source}, batch_size=2, seed=0)
     self.assertFalse(mixed.resident)
 
 

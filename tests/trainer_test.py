@@ -84,7 +84,7 @@ class RunStageTest(parameterized.TestCase):
 
     train, validation = (toy.ArraySource(size) for size in (5, 3))  # Neither is a multiple of the batch of two.
     if held:
-      train, validation = map(resident.ResidentSource, (train, validation))
+      train, validation = map(resident.hold, (train, validation))
     for name in config.stages:
       method = wired[name].method
       init = jax.jit(method.init)  # The prior's own, not counted.
@@ -101,7 +101,7 @@ class RunStageTest(parameterized.TestCase):
       self.assertGreater(line["train/grad_norm"], 0)  # A NaN would be null.
 
   def test_an_epoch_in_one_call_ends_where_single_steps_do(self):
-    source = resident.ResidentSource(toy.ArraySource(8))
+    source = resident.hold(toy.ArraySource(8))
     for steps in (1, 4):
       stage = _stage(epochs=2, source=source)._replace(steps_per_call=steps)
       trainer.run_stage(stage, KEY, None, self.folder / str(steps))

@@ -1,6 +1,7 @@
 """Decoded sets that live on the device, and are gathered, normalised and augmented there."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,30 +15,19 @@ _CODES = 2**16
 
 
 class ResidentSource:
-  """A source whose samples also lie on the device, without loss.
-
-  Reflectance that came from 16-bit numbers goes back to them, with a table of what each stands for: half the memory,
-  and bit for bit the samples of `source`. Other reflectance (resampled, or of several encodings) stays float32.
+  """A source whose samples also lie on the device, without loss; made by `hold`.
 
   Attributes:
     ids: as of the source.
     arrays: what `take` needs, on the device: {"image" [N, H, W, C] uint16 or float32, "table" [65536] float32 or None,
       "label" [N, H, W] uint8, "valid" [N, H, W] bool}.
+    device_bytes: memory that they take there.
   """
 
-  def __init__(self, source: pipeline.Source):
-    self.ids = tuple(source.ids)
+  def __init__(self, source: pipeline.Source, arrays):
+    self.ids, self.arrays = tuple(source.ids), arrays
+    self.device_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
     self._source = source
-    samples = [source[i] for i in range(len(source))]
-    coding = _coding(samples)
-    image = np.stack([sample["image"] if coding is None else _encode(sample, coding)[0] for sample in samples])
-    self.arrays = jax.device_put(
-      {
-        "image": image,
-        "table": None if coding is None else _table(coding),
-        **{name: np.stack([sample[name] for sample in samples]) for name in ("label", "valid")},
-      }
-    )
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -46,13 +36,25 @@ class ResidentSource:
     return self._source[index]
 
 
-def device_bytes(source: pipeline.Source) -> int:
-  """Device memory that `ResidentSource(source)` takes, judged by the first sample."""
-  if not len(source):
-    return 0
-  sample = source[0]
-  image = sample["image"].nbytes // (1 if _coding([sample]) is None else 2)
-  return len(source) * (image + sample["label"].nbytes + sample["valid"].nbytes)
+def hold(source: pipeline.Source, *, max_bytes: float = math.inf) -> ResidentSource | None:
+  """`source` with its samples on the device; None if they take more than `max_bytes` there.
+
+  Reflectance that came from 16-bit numbers goes back to them, with a table of what each stands for: half the memory,
+  and bit for bit the samples of `source`. Other reflectance (resampled, or of several encodings) stays float32.
+
+  Args:
+    source: at least one sample, decoded in memory: all are read more than once.
+    max_bytes: of memory on the device.
+  """
+  samples = [source[i] for i in range(len(source))]
+  coding = _coding(samples)
+  image_bytes = samples[0]["image"].nbytes // (1 if coding is None else 2)
+  if len(samples) * (image_bytes + samples[0]["label"].nbytes + samples[0]["valid"].nbytes) > max_bytes:
+    return None
+  image = np.stack([sample["image"] if coding is None else _encode(sample, coding)[0] for sample in samples])
+  table = None if coding is None else _table(coding)
+  label, valid = (np.stack([sample[name] for sample in samples]) for name in ("label", "valid"))
+  return ResidentSource(source, jax.device_put({"image": image, "table": table, "label": label, "valid": valid}))
 
 
 def take(arrays, indices):

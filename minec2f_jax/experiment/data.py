@@ -25,26 +25,32 @@ def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
   if config.teacher:
     wanted = [(name, split) for name, split in wanted if name != "coarse"]
   wanted += [(name, "test") for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
-  sources, budget, device_budget = {}, config.data.cache_gb * 1e9, _device_budget(config)
+  sources, memory = {}, config.data.cache_gb * 1e9
   for domain, split in wanted:
     source = open_source(config, domain, split)
-    size = pipeline.sample_bytes(source)
-    if size <= budget:
-      budget -= size
+    if (size := pipeline.sample_bytes(source)) <= memory:
+      memory -= size
       source = pipeline.CachedSource(source)
       _describe(domain, split, source)
-      if (size := resident.device_bytes(source)) <= device_budget:
-        device_budget -= size
-        source = resident.ResidentSource(source)
     sources[domain, split] = source
+  return _put_on_device(sources, _device_budget(config, memory))
+
+
+def _put_on_device(sources: dict, budget: float) -> dict:
+  """`sources` with those on the device that are in memory and fit into `budget` bytes, in order."""
+  for place, source in sources.items():
+    if isinstance(source, pipeline.CachedSource) and (held := resident.hold(source, max_bytes=budget)):
+      budget -= held.device_bytes
+      sources = {**sources, place: held}
   return sources
 
 
-def _device_budget(config) -> float:
-  """Bytes that samples may take on the device."""
-  memory = jax.devices()[0].memory_stats() or {}
-  free = memory.get("bytes_limit", math.inf) - memory.get("bytes_in_use", 0)
-  return min(config.data.device_gb * 1e9, free / 2)
+def _device_budget(config, memory: float) -> float:
+  """Bytes that samples may take on the device, if `memory` is left on the host."""
+  device = jax.devices()[0]
+  stats = device.memory_stats() or {}
+  free = stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+  return min(config.data.device_gb * 1e9, free / 2, memory if device.platform == "cpu" else math.inf)
 
 
 def _describe(domain: str, split: str, source: pipeline.Source):

@@ -29,6 +29,8 @@ def train(config, workdir):
   check_config(config)
   workdir = pathlib.Path(workdir)
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
+  if config.pretrained and not starting(config):
+    console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
   config, encoder = _load_pretrained(config, workdir, names)
   _check_same_run(workdir, config)
   wired, models, prior = wire(config, encoder), {}, None
@@ -39,7 +41,8 @@ def train(config, workdir):
   _claim(workdir, config)
   for number, name in enumerate(DOMAINS):
     if name in wired and name not in models:
-      console.say(f"[{name}] {config[name].method}, on {jax.devices()[0].device_kind}")
+      dtype = factory.resolve_dtype(config.model.get("dtype", "float32"))
+      console.say(f"[{name}] {config[name].method} in {dtype}, on {jax.devices()[0].device_kind}")
       stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
       warn_of_slow_statistics(config, stage)
       key = jax.random.fold_in(jax.random.key(config.seed), number)
@@ -55,11 +58,9 @@ def _load_pretrained(config, workdir: pathlib.Path, names: list[str]):
   if not config.pretrained:
     return config, None
   config = copy.deepcopy(config)
+  noted = checkpoints.read_json(path) if (path := workdir / "config.json").exists() else {}
   if not names:
-    noted = checkpoints.read_json(path) if (path := workdir / "config.json").exists() else {}
-    config.pretrained_sha256 = noted.get("pretrained_sha256") or config.pretrained_sha256
-    if not noted:
-      console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
+    _keep_noted_weights(config, noted)
     return config, None
   encoder = pretrained.load(
     os.path.expanduser(config.pretrained),
@@ -76,6 +77,25 @@ def _load_pretrained(config, workdir: pathlib.Path, names: list[str]):
   source = f"{config.pretrained} ({encoder.format}, config.pretrained_adapter={config.pretrained_adapter})"
   console.say(f"[{', '.join(names)}] the encoder starts from {source}")
   return config, encoder
+
+
+def _keep_noted_weights(config, noted: dict):
+  """Puts the hash of the weights that the run in `noted` started from into `config`; refuses any others.
+
+  Raises:
+    UserError: `config` asks for another hash, or its file has another.
+  """
+  known = noted.get("pretrained_sha256")
+  if not known:  # No stage of the run has started, or none starts from weights.
+    return
+  path = os.path.expanduser(config.pretrained)
+  asked = [config.pretrained_sha256 or known, files.sha256(path) if os.path.isfile(path) else known]
+  if different := [found for found in asked if found.lower() != known.lower()]:
+    raise UserError(
+      f"config.pretrained={config.pretrained} with the SHA-256 {different[0]} is asked for, but the run started from "
+      f"weights with {known}; give those, or another --workdir"
+    )
+  config.pretrained_sha256 = known
 
 
 def evaluate(config, workdir):
@@ -103,7 +123,7 @@ def _check_same_run(workdir: pathlib.Path, config):
 def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
   plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
-  free = {"data": {"cache_gb", "device_gb", "read_threads"}, started[-1]: {"epochs"}}
+  free = {"data": {"cache_gb", "device_gb", "read_threads"}, "model": {"dtype"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
     free["data"] |= {"fine"}

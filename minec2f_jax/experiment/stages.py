@@ -51,6 +51,7 @@ def starting(config) -> list[str]:
 def stage_spec(config, name: str) -> dict:
   """What the weights of stage `name` expect of whoever loads them; plain JSON."""
   data, model = config.data, config.model.to_dict()
+  model.pop("dtype", None)  # Weights are float32 whatever the network computes in.
   if config[name].method == "supervised":
     model.pop("fusion", None)  # A teacher has none, and serves students with any.
   return json.loads(
@@ -123,7 +124,9 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
     )
   with contextlib.closing(checkpoints.Checkpoints(folder, read_only=True)) as saver:
     wanted = stage_spec(config, name)
-    if different := first_difference(saver.spec(), wanted, ""):
+    found = saver.spec()
+    found.get("config.model", {}).pop("dtype", None)  # Early versions noted it.
+    if different := first_difference(found, wanted, ""):
       raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
     if not saver.finished():
       console.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")

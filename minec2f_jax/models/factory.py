@@ -64,6 +64,19 @@ def make_minec2fnet(model_config) -> MineC2FNet:
   return MineC2FNet(**_networks(modules, sections), injection=AttentiveInjection(**fusion), fusion_levels=levels)
 
 
+def resolve_dtype(dtype: str) -> str:
+  """What a network computes in: `dtype`, or for "auto" what suits the device, float32 on CPUs and bfloat16 elsewhere.
+
+  Raises:
+    ValueError: if `dtype` is not known.
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f"model.dtype is {dtype!r}; it must be one of {DTYPES}.")
+  if dtype == "auto":
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return dtype
+
+
 def count_parameters(variables) -> dict[str, int]:
   """How many numbers a network holds.
 
@@ -94,11 +107,7 @@ def _networks(modules, sections):
 def _sections(modules, config):
   """Every section's values as keywords of its module, with the dtype of the whole network."""
   _check_keys(config, "model", [*modules, "architecture", "dtype"])
-  dtype = config.get("dtype", "float32")
-  if dtype not in DTYPES:
-    raise ValueError(f"model.dtype is {dtype!r}; it must be one of {DTYPES}.")
-  if dtype == "auto":  # CPUs have no units for bfloat16 that XLA uses.
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  dtype = resolve_dtype(config.get("dtype", "float32"))
   sections = {}
   for name, module in modules.items():
     values = dict(config.get(name, {}))

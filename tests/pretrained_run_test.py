@@ -111,6 +111,17 @@ class PretrainedRunTest(parameterized.TestCase):
       equal(tree["encoder"], self._expected()[name])
       equal({**tree, "encoder": {}}, {**before, "encoder": {}})
 
+  def test_the_weights_are_an_argument_of_the_compiled_start_and_no_constant_in_it(self):
+    image, encoder = np.zeros((1, 32, 32, 6), np.float32), self._encoder()
+
+    plain, started = (experiment.wire(self._config(), given)["coarse"].method.init for given in (None, encoder))
+    self.assertLen(jax.tree.leaves(started), len(jax.tree.leaves(encoder.variables)))
+    constants = lambda init: sum(
+      np.asarray(const).nbytes
+      for const in jax.make_jaxpr(lambda init, *rest: init(*rest))(init, jax.random.key(0), image, None).consts
+    )
+    self.assertEqual(constants(started), constants(jax.tree_util.Partial(plain)))
+
   def test_scratch_leaves_the_stem_as_it_was(self):
     config, key = self._config(), jax.random.key(0)
     image = np.zeros((1, 32, 32, 6), np.float32)

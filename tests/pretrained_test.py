@@ -1,5 +1,6 @@
 """Weights from the files of Keras and torch, and every kind of file that is none."""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -60,6 +61,13 @@ class PretrainedTestCase(parameterized.TestCase):
       self._load(**options)
     self.assertIn(str(self.path), str(caught.exception))
     self.assertNotIn("\n", str(caught.exception))
+    return str(caught.exception)
+
+  def _write(self, change):
+    """A file of torch's names, after `change` has altered the tensors."""
+    tensors = weights.torch_tensors(weights.random_encoder())
+    change(tensors)
+    save_file(tensors, self.path)
 
 
 class LoadTest(PretrainedTestCase):
@@ -70,6 +78,17 @@ class LoadTest(PretrainedTestCase):
     encoder = self._load()
     jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
     self.assertTrue(all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(encoder.variables)))
+
+  @parameterized.parameters(2, 3, 4)
+  def test_a_safetensors_file_whose_length_begins_as_a_pickle_does_is_none(self, protocol):
+    variables = weights.random_encoder()
+    weights.write_safetensors(self.path, variables)
+    content = self.path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = content[8 : 8 + length].ljust(0x1_0080 + (protocol << 8))
+    self.assertGreater(len(header), length)
+    self.path.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
+    jax.tree.map(np.testing.assert_array_equal, self._load().variables, variables)
 
   def test_what_no_encoder_has_is_told(self):
     weights.write_safetensors(self.path, weights.random_encoder())
@@ -119,6 +138,25 @@ class KerasTest(PretrainedTestCase):
     taps = ["conv1_relu", "pool2_conv", "pool3_conv", "pool4_conv", "relu"]
     cls.taps = keras.Model(cls.model.inputs, [cls.model.get_layer(name).output for name in taps])
 
+  @parameterized.product(name=["NAME.weights.h5", "NAME.h5"], nested=[True, False])
+  def test_a_fine_tuned_head_is_named(self, name, nested):
+    import keras
+
+    inner = keras.Model(self.model.inputs, self.model.get_layer("relu").output, name="inner")
+    pooled = keras.layers.GlobalAveragePooling2D()
+    head = keras.layers.Dense(2, name="mine")
+    if nested:
+      model = keras.Sequential([keras.Input((64, 64, 3)), inner, pooled, head])
+    else:
+      model = keras.Model(inner.inputs, head(pooled(inner.output)))
+    self.path = self.root / name
+    model.save_weights(self.path) if ".weights." in name else model.save(self.path)
+    self._refused(
+      r"holds more than an encoder and classifier \(2 not in a DenseNet: \S*mine/bias, \S*mine/kernel\); "
+      "save the encoder alone$",
+      encoder=None,
+    )
+
   @parameterized.parameters("NAME.weights.h5", "NAME.h5", "NAME.keras")
   def test_what_keras_saves_gives_the_same_features(self, name):
     path = self.root / name
@@ -162,6 +200,21 @@ class TorchTest(PretrainedTestCase):
     for level, value in features.items():
       reference = expected[level].numpy().transpose(0, 2, 3, 1)
       np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max(), err_msg=level)
+
+  @parameterized.parameters(0.5, 0.9, 0.99)
+  def test_a_truncated_file_of_the_old_kind_is_to_be_downloaded_again(self, share):
+    import torch
+
+    torch.save({"a": torch.ones(1000)}, self.path, _use_new_zipfile_serialization=False)
+    content = self.path.read_bytes()
+    self.path.write_bytes(content[: int(share * len(content))])
+    self._refused(r"cut off.*nothing of it was run; download it again, or copy it whole, or take a \.safetensors")
+
+  def test_what_asks_for_code_is_not_to_be_downloaded_again(self):
+    import torch
+
+    torch.save({"a": functools.partial(print)}, self.path)
+    self.assertNotIn("again", self._refused(r"asks for functools\.partial.*take a \.safetensors of the same weights"))
 
   def test_a_training_checkpoint_with_more_than_a_state_dict_is_refused(self):
     import torch
@@ -237,11 +290,6 @@ class AdapterTest(PretrainedTestCase):
 
 
 class MergeTest(PretrainedTestCase):
-  def _write(self, change):
-    tensors = weights.torch_tensors(weights.random_encoder())
-    change(tensors)
-    save_file(tensors, self.path)
-
   def test_all_that_does_not_fit_is_listed_in_one_error(self):
     def change(tensors):
       del tensors["features.norm0.running_mean"], tensors["features.transition2.conv.weight"]
@@ -253,14 +301,79 @@ class MergeTest(PretrainedTestCase):
 
     self._write(change)
     self._refused(
-      r"2 missing: norm0\.running_mean, transition2\.conv\.weight; 2 not in a DenseNet: conv9\.bias, conv9\.weight; "
-      r"1 of another shape: norm5\.bias \(5,\) instead of \(\d+,\); 1 not finite numbers: norm5\.weight; "
-      r"1 given twice: norm0\.weight; 1 with a negative variance: norm5\.running_var\)"
+      r"2 missing: norm0\.running_mean, transition2\.conv\.weight; 2 not in a DenseNet: features\.conv9\.bias, "
+      r"features\.conv9\.weight; 1 of another shape: features\.norm5\.bias \(5,\) instead of \(8,\); "
+      r"1 not finite numbers: features\.norm5\.weight; 1 given twice: norm0\.weight; "
+      r"1 with a negative variance: features\.norm5\.running_var\); give its weights whole and unchanged$"
     )
 
-  def test_a_stem_of_other_bands_is_refused(self):
-    self._write(lambda tensors: tensors.update({"features.conv0.weight": np.zeros((4, 12, 7, 7), np.float32)}))
-    self._refused(r"conv0\.weight \(7, 7, 12, 4\) instead of \(7, 7, 3, 4\)")
+  @parameterized.parameters("safetensors", "published")
+  def test_a_stem_of_other_bands_is_refused_as_the_file_has_it_and_scratch_leaves_it_out(self, kind):
+    variables = weights.random_encoder()
+    stem = {"kernel": np.zeros((7, 7, 12, 4), np.float32)}
+    WRITERS[kind](self.path, {**variables, "params": {**variables["params"], "stem_conv": stem}})
+    name, theirs, ours = {
+      "safetensors": (r"features\.conv0\.weight", r"\(4, 12, 7, 7\)", r"\(4, 3, 7, 7\)"),
+      "published": (r"conv1/conv/conv1/conv/kernel:0", r"\(7, 7, 12, 4\)", r"\(7, 7, 3, 4\)"),
+    }[kind]
+    self._refused(
+      rf"\(1 of another shape: {name} {theirs} instead of {ours}\); it has a stem of 12 bands; "
+      r"config\.pretrained_adapter=scratch leaves it out$"
+    )
+    loaded = self._load(adapter="scratch").variables
+    for collection, modules in loaded.items():
+      expected = {name: leaves for name, leaves in variables[collection].items() if not name.startswith("stem")}
+      jax.tree.map(np.testing.assert_array_equal, modules, expected)
+
+  def test_a_matrix_of_another_size_is_named_as_the_kernel_that_it_is_in_the_file(self):
+    name = "features.denseblock1.denselayer1.conv1.weight"
+    self._write(lambda tensors: tensors.update({name: np.zeros((16, 5, 1, 1), np.float32)}))
+    self._refused(r"denselayer1\.conv1\.weight \(16, 5, 1, 1\) instead of \(16, 4, 1, 1\)\); give its weights whole")
+
+  @parameterized.parameters("safetensors", "keras")
+  def test_a_head_of_its_own_alone_is_no_damage(self, kind):
+    WRITERS[kind](self.path, weights.random_encoder())
+    if kind == "keras":
+      with h5py.File(self.path, "a") as file:
+        file["dense/dense/kernel:0"], file["dense/dense/bias:0"] = np.zeros((4, 2)), np.zeros(2)
+      name = "dense/dense"
+    else:
+      self._write(lambda tensors: tensors.update({f"head.{leaf}": np.zeros(2, np.float32) for leaf in ("bias", "w")}))
+      name = r"head\."
+    self._refused(
+      rf"some file: holds more than an encoder and classifier \(2 not in a DenseNet: {name}.*, {name}[^,]*\); "
+      "save the encoder alone$"
+    )
+
+  def test_integers_are_called_so_and_counted_after_eight(self):
+    def change(tensors):
+      tensors.update({name: array.astype(np.int8) for name, array in tensors.items()})
+
+    self._write(change)
+    count = len(jax.tree.leaves(weights.random_encoder()))
+    message = self._refused(rf"\({count} integers: features\.conv0\.weight, .*, \.\.\. and {count - 8} more\); give")
+    self.assertEqual(message.count("features."), 8)
+
+  @parameterized.parameters(
+    "_orig_mod.", "model.", "model.encoder.", "encoder.", "module.", "_orig_mod.module.", "model._orig_mod."
+  )
+  def test_what_wraps_a_network_may_stand_before_every_name(self, prefix):
+    variables = weights.random_encoder()
+    save_file({f"{prefix}{name}": array for name, array in weights.torch_tensors(variables).items()}, self.path)
+    encoder = self._load(encoder=None)
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
+    self.assertIn(f"{prefix}classifier.weight", encoder.ignored)
+
+  @parameterized.parameters("", "model.")
+  def test_a_segmentation_networks_decoder_is_left_out(self, prefix):
+    variables = weights.random_encoder()
+    tensors = {f"encoder.{name}": array for name, array in weights.torch_tensors(variables).items()}
+    others = ("decoder.blocks.0.conv1.0.weight", "segmentation_head.0.bias")
+    tensors |= {name: np.zeros(3, np.float32) for name in others}
+    save_file({f"{prefix}{name}": array for name, array in tensors.items()}, self.path)
+    encoder = self._load()
+    jax.tree.map(np.testing.assert_array_equal, encoder.variables, variables)
+    self.assertContainsSubset([f"{prefix}{name}" for name in others], encoder.ignored)
 
   def test_another_size_of_densenet_is_named_by_its_blocks(self):
     self._write(lambda tensors: None)
@@ -272,7 +385,7 @@ class MergeTest(PretrainedTestCase):
 
   @parameterized.parameters(
     ("vgg keras", ["block1_conv1/block1_conv1/kernel:0", "block1_conv1/block1_conv1/bias:0", "fc1/fc1/kernel:0"]),
-    ("resnet keras", [f"conv2_block{l}_{k}_conv/x/conv2_block{l}_{k}_conv/kernel:0" for l in (1, 2) for k in (1, 2)]),
+    ("resnet keras", weights.resnet50_names()),
     ("vgg torch", ["features.0.weight", "features.0.bias", "classifier.0.weight"]),
   )
   def test_another_networks_weights_are_refused(self, _, names):
@@ -282,7 +395,8 @@ class MergeTest(PretrainedTestCase):
           file[name] = np.ones((3, 3, 3, 8), np.float32)
     else:
       save_file({name: np.ones((8, 3, 3, 3), np.float32) for name in names}, self.path)
-    self._refused("holds no DenseNet but")
+    self._refused(rf"holds no DenseNet but {len(names)} tensors called {min(names)}")
+    self._refused(rf"holds no DenseNet and no Prithvi encoder but {len(names)} tensors", encoder=None)
 
 
 class WrongFileTest(PretrainedTestCase):
@@ -369,6 +483,61 @@ class WrongFileTest(PretrainedTestCase):
     path = self.root / "weights.h5"
     weights.write_safetensors(path, weights.random_encoder())
     self.assertEqual(weight_files.read(path).format, "safetensors")
+
+
+class HostileFileTest(PretrainedTestCase):
+  @parameterized.parameters(
+    ("features.conv0.weight", (0, 3, 7, 7), "stem_features=0"),
+    ("features.conv0.weight", (10**12, 0, 7, 7), "stem_features=1000000000000"),
+    ("features.denseblock1.denselayer1.conv1.weight", (0, 4, 1, 1), "bottleneck=0"),
+    ("features.denseblock1.denselayer1.conv2.weight", (0, 16, 3, 3), "growth_rate=0"),
+  )
+  def test_layers_without_width_are_refused(self, name, shape, pattern):
+    self._write(lambda tensors: tensors.update({name: np.zeros(shape, np.float32)}))
+    if pattern.endswith("=0"):
+      self._refused(rf"holds a DenseNet with [^;]*{pattern}", encoder=None)
+    self._refused(rf"holds a DenseNet with [^;]*{pattern}")
+
+  @parameterized.parameters(
+    "denseblock{}.denselayer1.norm1.weight", "denseblock1.denselayer{}.norm1.weight", "blocks.{}.norm1.weight"
+  )
+  def test_numbers_of_thousands_of_digits_in_names_are_refused_in_a_short_message(self, name):
+    save_file({name.format("9" * 5000): np.ones(3, np.float32)}, self.path)
+    self.assertLess(len(self._refused("holds no DenseNet and no Prithvi", encoder=None)), 800)
+
+  @parameterized.parameters([["denseblock1.denselayer0"]], [[f"denseblock{b}.denselayer1" for b in range(1, 1000)]])
+  def test_layers_and_blocks_that_no_densenet_has_are_refused(self, layers_):
+    names = ["conv0.weight", "norm5.weight", *(f"{layer}.norm1.weight" for layer in layers_)]
+    save_file({name: np.ones((1, 1, 1, 1), np.float32) for name in names}, self.path)
+    self._refused(r"some file: (holds no DenseNet|does not fit this DenseNet \()", encoder=None)
+
+  @parameterized.parameters("{}", "features.{}")
+  def test_names_do_nothing_to_a_terminal(self, name):
+    name = name.format("evil\nminec2f: all fine\x1b[31m")
+    save_file({name: np.ones(3, np.float32)}, self.path)
+    message = self._refused("evil", encoder=None)
+    self._write(lambda tensors: tensors.update({name: np.ones(3, np.float32)}))
+    for text in (message, self._refused("evil")):
+      self.assertTrue(text.isprintable(), text)
+      self.assertIn(r"'" + name.split("evil")[0] + r"evil\nminec2f: all fine\x1b[31m'", text)
+
+  def test_hdf5_without_data_is_refused(self):
+    with h5py.File(self.path, "w") as file:
+      file["bn/bn/gamma:0"], file["bn/bn/beta:0"] = h5py.Empty("f4"), h5py.Empty("f4")
+    self._refused(r"some file: 2 datasets hold nothing: bn/bn/beta:0, bn/bn/gamma:0; give")
+
+  @unittest.skipUnless(TORCH, "torch is not installed")
+  def test_a_packed_checkpoint_of_too_many_bytes_is_not_unpacked(self):
+    import torch
+
+    torch.save({"a": torch.zeros(100_000)}, self.root / "plain")
+    with zipfile.ZipFile(self.root / "plain") as plain, zipfile.ZipFile(self.path, "w", zipfile.ZIP_DEFLATED) as packed:
+      for name in plain.namelist():
+        packed.writestr(name, plain.read(name))
+    self.assertLess(self.path.stat().st_size, 4000)
+    with mock.patch.object(weight_files, "_MAX_BYTES", 100_000), mock.patch.object(torch, "load") as load:
+      self._refused(r"declares 0\.0 GB")
+    load.assert_not_called()
 
 
 class CommandTest(PretrainedTestCase):

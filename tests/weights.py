@@ -60,6 +60,18 @@ def _leaves(variables, module) -> dict[str, np.ndarray]:
   return {name: np.asarray(x)[None, None] if x.ndim == 2 else np.asarray(x) for name, x in leaves.items()}
 
 
+def resnet50_names() -> list[str]:
+  """What keras.applications' ResNet50 calls its tensors in HDF5."""
+  layers = {"conv1_conv": "conv", "conv1_bn": "bn"}
+  for stack, size in enumerate((3, 4, 6, 3), start=2):
+    for block in range(1, size + 1):
+      for n in range(0 if block == 1 else 1, 4):
+        layers |= {f"conv{stack}_block{block}_{n}_{kind}": kind for kind in ("conv", "bn")}
+  leaves = {"conv": ("kernel", "bias"), "bn": ("gamma", "beta", "moving_mean", "moving_variance")}
+  names = [f"{layer}/{layer}/{leaf}" for layer, kind in layers.items() for leaf in leaves[kind]]
+  return [*names, "predictions/predictions/kernel", "predictions/predictions/bias"]
+
+
 def write_safetensors(path, variables):
   save_file(torch_tensors(variables), path)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.peers import cases, chips
 from minec2f_jax import experiment
+from minec2f_jax.data import resident
 from minec2f_jax.methods import Variables
 from minec2f_jax.models import count_parameters
 from minec2f_jax.training import state as state_lib
@@ -42,21 +43,21 @@ class Ours:
     self._case, self._config = case, cases.make_config(case)
     self._wired = experiment.wire(self._config)
     self._name = cases.STAGES[case.task]
-    source = chips.Chips(case.batch, case.size)
-    stage = experiment.make_stage(self._config, self._name, self._wired[self._name], source, source)
-    self._prior = self._start("coarse", None) if case.task == "task2" else None
-    variables = self._start(self._name, self._prior)
+    stage, self._prior = self._stage(self._name), None
+    if case.task == "task2":
+      self._prior = trainer.start(self._stage("coarse"), jax.random.key(0), None)
+    variables = trainer.start(stage, jax.random.key(0), self._prior)
     self._parameters = count_parameters({"params": variables.trainable})["trainable"]
-    self._frozen = variables.frozen
+    self._frozen, self._epochs = variables.frozen, None
     self._state = _on_device(state_lib.init_state(variables, stage.optimizer))
-    self._step = step_lib.make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
-    # Not committed to the device: with the trainer's arguments the step is the trainer's program, in its cache too.
-    self._batch, self._key = jax.device_put(chips.batch(case.batch, case.size)), jax.random.key(0)
-    self._stream, self._epochs = self._config[self._name].stream, None
+    self._steps = step_lib.make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
+    inputs = _on_device(jax.tree.map(lambda places: places[None], next(stage.feed.inputs(0))))  # Of one step.
+    self._arguments = self._frozen, stage.feed.held, inputs, jax.random.key(0)
+    self._batch = jax.device_put(chips.batch(case.batch, case.size))
 
   def train(self, steps: int):
     for _ in range(steps):
-      self._state, metrics = self._step(self._state, self._frozen, {self._stream: self._batch}, self._key)
+      self._state, metrics = self._steps(self._state, *self._arguments)
     jax.block_until_ready((self._state, metrics))
 
   def infer(self, steps: int):
@@ -78,7 +79,7 @@ class Ours:
 
   def cost(self) -> dict:
     """What XLA counts of a train step: operations of the program as written, bytes of the compiled one."""
-    lowered = self._step.lower(self._state, self._frozen, {self._stream: self._batch}, self._key)
+    lowered = self._steps.lower(self._state, *self._arguments)
     compiled = lowered.compile()  # Out of the cache. It no longer shows the operations inside a library's kernels.
     memory = compiled.memory_analysis()
     return {
@@ -87,12 +88,9 @@ class Ours:
       "temporary_bytes": getattr(memory, "temp_size_in_bytes", None),
     }
 
-  def _start(self, name: str, prior):
-    # As the trainer starts a stage.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    image = jnp.zeros((1, self._case.size, self._case.size, cases.BANDS))
-    init = jax.jit(self._wired[name].method.init, compiler_options=options)
-    return _on_device(init(jax.random.key(0), image, prior))
+  def _stage(self, name: str) -> trainer.Stage:
+    source = resident.hold(chips.Chips(self._case.batch, self._case.size))
+    return experiment.make_stage(self._config, name, self._wired[name], source, source)
 
 
 class Epochs:

@@ -59,14 +59,15 @@ def with_encoder(method: Method, variables: PyTree) -> Method:
       raise ValueError(f"the encoder has no module {unknown}, which pretrained weights are given for.")
     return {**tree, "encoder": merge_parameters(tree["encoder"], source)}
 
-  def init(key, image, prior):
+  def init(variables, key, image, prior):
     random = method.init(key, image, prior)
     extra = random.extra
     if "batch_stats" in variables:
       extra = {**extra, "batch_stats": start(extra["batch_stats"], variables["batch_stats"])}
     return random._replace(trainable=start(random.trainable, variables["params"]), extra=extra)
 
-  return method._replace(init=init)
+  # Weights as a leaf of the function, not a constant in it: hundreds of megabytes would go into the compiled program.
+  return method._replace(init=jax.tree_util.Partial(init, variables))
 
 
 def merge_parameters(target: PyTree, source: PyTree) -> PyTree:

@@ -12,7 +12,9 @@ class Misfit(ValueError):
 
 
 def check_fields(network: str, fields: Mapping[str, Any], encoder: nn.Module):
-  """Raises a Misfit if a `network` with `fields` is not of the size of `encoder`."""
+  """Raises a Misfit if a `network` with `fields` is not of the size of `encoder`, or has layers of no width."""
+  if empty := [name for name, value in fields.items() if not value]:
+    raise Misfit(f"holds a {network} with {', '.join(f'{name}=0' for name in empty)}; give one whose layers have width")
   different = {name: value for name, value in fields.items() if value != getattr(encoder, name)}
   if different:
     there = ", ".join(f"{name}={value}" for name, value in different.items())
@@ -29,6 +31,8 @@ def check_tensors(
   tensors: Mapping[str, np.ndarray],
   *,
   others: Mapping[str, Iterable[str]],
+  called: Mapping[str, str] | None = None,
+  remedy: str = "give its weights whole and unchanged",
 ):
   """Holds tensors against those that a network has.
 
@@ -37,23 +41,43 @@ def check_tensors(
     shapes: {name: shape} of every tensor that must be there.
     tensors: {name: array} of those that are.
     others: {what else is wrong: names}.
+    called: {name: what the file calls it}, where that differs.
+    remedy: what to do if more is wrong than that there are too many.
 
   Raises:
-    Misfit: lists all that are missing, too many, of another shape, or no finite numbers, and `others`.
+    Misfit: lists all that are missing, too many, of another shape, integers, or no finite numbers, and `others`.
   """
+  called = called or {}
+  own = lambda names: [called.get(name, name) for name in names]
   shared = shapes.keys() & tensors.keys()
+  extras = tensors.keys() - shared
   misshapen = {name for name in shared if tensors[name].shape != tuple(shapes[name])}
+  integers = {name for name in shared - misshapen if tensors[name].dtype.kind != "f"}
   problems = {
     "missing": shapes.keys() - shared,
-    f"not in a {network}": tensors.keys() - shared,
-    "of another shape": [f"{name} {tensors[name].shape} instead of {tuple(shapes[name])}" for name in misshapen],
-    "not finite numbers": [name for name in shared - misshapen if not _is_finite(tensors[name])],
+    f"not in a {network}": own(extras),
+    "of another shape": [
+      f"{shown(called.get(name, name))} {tensors[name].shape} instead of {tuple(shapes[name])}" for name in misshapen
+    ],
+    "not finite numbers": own(name for name in shared - misshapen - integers if not np.isfinite(tensors[name]).all()),
+    "integers": own(integers),
     **others,
   }
-  listed = "; ".join(f"{len(found)} {what}: {', '.join(sorted(found))}" for what, found in problems.items() if found)
-  if listed:
-    raise Misfit(f"does not fit this {network} ({listed}); give its weights whole and unchanged")
+  found = {what: f"{len(names)} {what}: {listed(sorted(names))}" for what, names in problems.items() if names}
+  if list(found) == [f"not in a {network}"]:
+    raise Misfit(f"holds more than an encoder and classifier ({found.popitem()[1]}); save the encoder alone")
+  if found:
+    raise Misfit(f"does not fit this {network} ({'; '.join(found.values())}); {remedy}")
 
 
-def _is_finite(array: np.ndarray) -> bool:
-  return array.dtype.kind == "f" and bool(np.isfinite(array).all())
+def listed(names: Iterable[str], most: int = 8) -> str:
+  """`names` for a message: the first `most`, and how many more there are."""
+  names = list(names)
+  more = f", ... and {len(names) - most} more" if len(names) > most else ""
+  return ", ".join(map(shown, names[:most])) + more
+
+
+def shown(name: str, most: int = 200) -> str:
+  """A name out of a file such that a terminal shows it as it is and does nothing: escaped, and cut if long."""
+  name = name if name.isprintable() else repr(name)
+  return name if len(name) <= most else f"{name[:most]}..."

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minec2f_jax.errors import UserError
+from minec2f_jax.models.weight_check import listed, shown
 
 _MAX_BYTES = 4 << 30  # VGG-19, the largest that people mistake for a DenseNet, has 0.6 GB.
 # What Keras 3 calls 0, 1, ... in a layer's `vars`, by the class that its group is named after.
@@ -23,7 +24,7 @@ _KERAS_VARS = {
 _INSTALL = "pip install 'minec2f_jax[pretrained]'"
 _AGAIN = "download it again, or copy it whole"
 _CONVERT = (
-  "take timm's .safetensors of the same network, or write one where you trust the file, with "
+  "take a .safetensors of the same weights, or write one where you trust the file, with "
   "safetensors.torch.save_file(model.state_dict(), PATH)"
 )
 
@@ -63,10 +64,10 @@ def _reader(path):
     return _read_hdf5
   if head.startswith(b"PK\x03\x04"):
     return _zip_reader(path)
+  if head[8:9] == b"{":  # Before it stands the header's length, which may begin as a pickle does.
+    return _read_safetensors
   if head.startswith(b"\x80"):  # A pickle: PyTorch before 1.6, torchvision's published files among them.
     return _read_torch
-  if len(head) > 8 and head[8:9] == b"{":
-    return _read_safetensors
   raise UserError(f"{path}: {_what_else(head)}")
 
 
@@ -93,9 +94,11 @@ def _zip_reader(path):
   try:
     with zipfile.ZipFile(path) as archive:
       names = archive.namelist()
+      size = sum(info.file_size for info in archive.infolist())
   except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-    raise UserError(f"{path}: is a damaged archive ({error}); {_AGAIN}") from error
+    raise UserError(f"{path}: is a damaged archive ({shown(str(error))}); {_AGAIN}") from error
   if any(name.endswith("/data.pkl") for name in names):
+    _check_bytes(path, size)  # Packed, a few kB can become gigabytes.
     return _read_torch
   if "model.weights.h5" in names:
     raise UserError(
@@ -104,13 +107,9 @@ def _zip_reader(path):
     )
   kind = "NumPy archive" if names and all(name.endswith(".npy") for name in names) else "ZIP archive"
   raise UserError(
-    f"{path}: is a {kind} ({_listed(names)}), not weights of Keras or PyTorch; give Keras' .h5, a .safetensors, or "
-    "PyTorch's .pth"
+    f"{path}: is a {kind} ({listed(names) or 'empty'}), not weights of Keras or PyTorch; give Keras' .h5, a "
+    ".safetensors, or PyTorch's .pth"
   )
-
-
-def _listed(names, most: int = 3) -> str:
-  return ", ".join(list(names)[:most]) + (", ..." if len(names) > most else "") if names else "empty"
 
 
 def _absent(path, library: str, remedy: str) -> UserError:
@@ -118,7 +117,7 @@ def _absent(path, library: str, remedy: str) -> UserError:
 
 
 def _damaged(path, error: Exception) -> UserError:
-  reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+  reason = shown((str(error).splitlines() or [type(error).__name__])[0])
   return UserError(f"{path}: is damaged or cut off ({reason}); {_AGAIN}")
 
 
@@ -149,7 +148,7 @@ def _read_keras(path, file, h5py):
     if "vars" in name.split("/"):
       layout, name = "Keras 3 HDF5", _name_in_keras_3(path, name, dataset)
     if name in tensors:
-      raise UserError(f"{path}: holds {name} twice; save the weights of one network")
+      raise UserError(f"{path}: holds {shown(name)} twice; save the weights of one network")
     tensors[name] = _as_array(path, name, dataset[()])
   return layout, tensors
 
@@ -157,7 +156,9 @@ def _read_keras(path, file, h5py):
 def _check_datasets(path, datasets):
   for name, dataset in datasets.items():
     if dataset.is_virtual or dataset.external:  # Would read whatever file it names.
-      raise UserError(f"{path}: {name} lies in another file; give weights that are whole in one file")
+      raise UserError(f"{path}: {shown(name)} lies in another file; give weights that are whole in one file")
+  if null := [name for name, dataset in datasets.items() if dataset.size is None]:
+    raise UserError(f"{path}: {len(null)} datasets hold nothing: {listed(null)}; give weights with all their numbers")
   _check_bytes(path, sum(dataset.size * dataset.dtype.itemsize for dataset in datasets.values()))
 
 
@@ -170,8 +171,8 @@ def _name_in_keras_3(path, name: str, dataset) -> str:
     return name
   if layer is None:
     raise UserError(
-      f"{path}: {group} does not say which layer it belongs to, as other versions of Keras do; load it into its model "
-      'and save again, with a current Keras 3, or with tf.keras\' model.save_weights("NAME.h5")'
+      f"{path}: {shown(group)} does not say which layer it belongs to, as other versions of Keras do; load it into its "
+      'model and save again, with a current Keras 3, or with tf.keras\' model.save_weights("NAME.h5")'
     )
   weights = _KERAS_VARS.get(kind.rstrip("0123456789").rstrip("_"), ())
   return f"{above}/{layer}/{weights[int(index)] if index.isdigit() and int(index) < len(weights) else index}"
@@ -187,11 +188,12 @@ def _read_safetensors(path):
     raise _absent(path, "safetensors", _INSTALL) from error
   try:
     with safetensors.safe_open(path, framework="numpy") as file:  # Checks the header against the file's size.
-      return "safetensors", {name: _as_array(path, name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-  except (safetensors.SafetensorError, OSError, MemoryError) as error:
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  except (safetensors.SafetensorError, OSError, MemoryError, ValueError, OverflowError) as error:
     raise _damaged(path, error) from error
   except (TypeError, KeyError, AttributeError) as error:
     raise UserError(f"{path}: holds numbers of a type that NumPy lacks ({error}); save it in float32") from error
+  return "safetensors", {name: _as_array(path, name, array) for name, array in tensors.items()}
 
 
 def _read_torch(path):
@@ -208,13 +210,14 @@ def _read_torch(path):
       state = torch.load(path, map_location="cpu", weights_only=True)
   except Exception as error:  # A hostile pickle can make its reader raise anything.
     asked = re.search(r"GLOBAL (\w[\w.]*\.\w+)", str(error))
-    seen = f"asks for {asked[1]}, more than tensors" if asked else "is damaged, cut off, or no tensors alone"
-    raise UserError(f"{path}: {seen}, and nothing of it was run; {_CONVERT}") from error
+    seen = f"asks for {shown(asked[1])}, more than tensors" if asked else "is damaged, cut off, or no tensors alone"
+    remedy = _CONVERT if asked else f"{_AGAIN}, or {_CONVERT}"
+    raise UserError(f"{path}: {seen}, and nothing of it was run; {remedy}") from error
   for key in ("state_dict", "model_state_dict", "model"):
     if isinstance(state, dict) and isinstance(state.get(key), dict):
       state = state[key]
   if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-    held = _listed([str(key) for key in state]) if isinstance(state, dict) else type(state).__name__
+    held = listed(map(str, state)) if isinstance(state, dict) else type(state).__name__
     raise UserError(f"{path}: is not a state_dict, names with tensors, but {held}; {_CONVERT}")
   _check_bytes(path, sum(4 * tensor.numel() for tensor in state.values()))  # Strides of 0 make much of little.
   return "PyTorch", {str(name): _from_torch(path, name, tensor) for name, tensor in state.items()}
@@ -224,7 +227,7 @@ def _from_torch(path, name, tensor):
   try:
     array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
   except (RuntimeError, TypeError) as error:  # Quantized, sparse, without data.
-    raise UserError(f"{path}: {name} is no plain tensor ({error}); save it in float32") from error
+    raise UserError(f"{path}: {shown(str(name))} is no plain tensor ({error}); save it in float32") from error
   return _as_array(path, name, array)
 
 
@@ -238,5 +241,5 @@ def _as_array(path, name, array) -> np.ndarray:
   if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
     return array.astype(np.float32)
   if array.dtype.kind not in "iub":
-    raise UserError(f"{path}: {name} holds {array.dtype}, not numbers; give a network's weights")
+    raise UserError(f"{path}: {shown(str(name))} holds {array.dtype}, not numbers; give a network's weights")
   return array

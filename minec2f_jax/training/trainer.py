@@ -63,11 +63,7 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   Raises:
     FloatingPointError: if the loss stops being finite; the checkpoints before it stay.
   """
-  image = _example(stage.feed)
-  # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
-  options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  init = jax.jit(stage.method.init, compiler_options=options)
-  variables = _on_device(init(jax.random.fold_in(key, 0), image, prior))
+  variables = start(stage, jax.random.fold_in(key, 0), prior)
   state, progress = init_state(variables, stage.optimizer), Progress()
   with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
     if (step := saver.latest_step()) is None:
@@ -84,11 +80,17 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
     return saver.restore_variables(variables)
 
 
-def _example(feed: Feed) -> jax.Array:
-  """An image of the size and the bands of the batches."""
-  batch = jax.eval_shape(feed.take, feed.held, next(feed.inputs(0)))
+def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
+  """What `stage` starts from, on the device."""
+  batch = jax.eval_shape(stage.feed.take, stage.feed.held, next(stage.feed.inputs(0)))
   image = next(iter(batch.values()))["image"]
-  return jnp.zeros((1, *image.shape[1:]), image.dtype)
+  # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
+  options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+  run = jax.jit(lambda init, *arguments: init(*arguments), compiler_options=options)
+  init = stage.method.init
+  if not isinstance(init, jax.tree_util.Partial):  # One that is has weights, which become arguments.
+    init = jax.tree_util.Partial(init)
+  return _on_device(run(init, key, jnp.zeros((1, *image.shape[1:]), image.dtype), prior))
 
 
 def _on_device(tree):

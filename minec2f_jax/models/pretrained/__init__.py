@@ -77,7 +77,7 @@ def _find_family(path, tensors, encoder: nn.Module | None) -> Family:
   if held is None:
     raise UserError(
       f"{path}: holds no {' and no '.join(family.name for family in wanted)} but {len(tensors)} tensors called "
-      f"{', '.join(list(tensors)[:4])}, ...; give {give}"
+      f"{weight_check.listed(tensors)}; give {give}"
     )
   if held not in wanted:
     raise UserError(

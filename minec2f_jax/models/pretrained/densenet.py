@@ -65,18 +65,27 @@ def _place(tensors: weight_names.Tensors, module: DenseNet, adapter: str) -> dic
   names = weight_names.table(module.block_sizes, tensors.dialect)
   left_out = {name for name, place in names.items() if adapter == "scratch" and place[1] in _STEM}
   places = {name: place for name, place in names.items() if name not in left_out}
-  expected = _shapes(module)
-  shapes = {name: expected[place] for name, place in places.items()}
-  # A 1x1 convolution is a matrix here.
-  known = {
-    name: x[0, 0] if len(shapes.get(name, ())) == 2 and x.shape[:2] == (1, 1) else x
-    for name, x in tensors.known.items()
-    if name not in left_out
-  }
-  negative = [name for name, place in places.items() if place[2] == "var" and name in known and (known[name] < 0).any()]
+  expected, dialect = _shapes(module), tensors.dialect
+  shapes = {name: weight_names.shape_in_file(expected[place], dialect) for name, place in places.items()}
+  known = {name: array for name, array in tensors.known.items() if name not in left_out}
+  variances = [name for name, place in places.items() if place[2] == "var" and name in known]
+  negative = [tensors.called[name] for name in variances if (known[name] < 0).any()]
   others = {"given twice": tensors.twice, "with a negative variance": negative}
-  weight_check.check_tensors("DenseNet", shapes, known, others=others)
-  return traverse_util.unflatten_dict({place: known[name] for name, place in places.items()})
+  options = {} if adapter == "scratch" else _stem_remedy(tensors)
+  weight_check.check_tensors("DenseNet", shapes, known, others=others, called=tensors.called, **options)
+  return traverse_util.unflatten_dict(
+    {place: weight_names.from_file(known[name], expected[place], dialect) for name, place in places.items()}
+  )
+
+
+def _stem_remedy(tensors: weight_names.Tensors) -> dict[str, str]:
+  """What to do about a stem that takes other bands than red, green and blue."""
+  name = {"keras": "conv1_conv/kernel", "torch": "conv0.weight"}[tensors.dialect]
+  shape = tensors.known[name].shape if name in tensors.known else ()
+  bands = shape[{"keras": 2, "torch": 1}[tensors.dialect]] if len(shape) == 4 else 3
+  if bands == 3:
+    return {}
+  return {"remedy": f"it has a stem of {bands} bands; config.pretrained_adapter=scratch leaves it out"}
 
 
 def _shapes(module: DenseNet) -> dict[tuple[str, str, str], tuple[int, ...]]:

@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 
+from minec2f_jax.models import weight_check
 from minec2f_jax.models.pretrained import Encoder
 
 _PROBE_SIZE = 64
@@ -23,7 +24,7 @@ def describe(path, encoder: Encoder, *, bands, adapter: str) -> str:
     "format": encoder.format,
     **encoder.family.notes(encoder.module),
     "mapped": f"{len(jax.tree.leaves(variables))} tensors, {sum(sizes.values()):,} numbers ({kinds})",
-    "ignored": f"{len(encoder.ignored)} tensors{_examples(encoder.ignored)}",
+    "ignored": f"{len(encoder.ignored)} tensors: {weight_check.listed(encoder.ignored, 4)}".removesuffix(": "),
     "bands": f"{', '.join(bands)} (adapter {adapter})",
     **_ranges(variables),
   }
@@ -40,10 +41,6 @@ def describe(path, encoder: Encoder, *, bands, adapter: str) -> str:
 
 def _size(tree) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _examples(names) -> str:
-  return f": {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else ""
 
 
 def _ranges(variables) -> dict[str, str]:

@@ -4,8 +4,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from flax import linen as nn
 
-from configs import fine_hybrid
-from minec2f_jax import experiment, methods
+from minec2f_jax import experiment
 from minec2f_jax.models import (
   AttentiveInjection,
   Head,
@@ -15,10 +14,8 @@ from minec2f_jax.models import (
   make_minec2fnet,
   make_segmenter,
 )
-from minec2f_jax.training import state as state_lib
-from minec2f_jax.training import step as step_lib
 from tests import toy
-from tests.oracles import layers
+from tests.oracles import layers, short_run
 
 ENCODER_LEVELS = ("c1", "c2", "c3", "c4", "c5")
 ALL_LEVELS = (*ENCODER_LEVELS, "decoder")
@@ -246,55 +243,26 @@ class MineC2FNetTest(parameterized.TestCase):
       layers.init_shapes(_toy(("c1",), gate="both"), image, _teacher_features(image))
 
 
-def _settled_config(dtype="float32"):
-  """A toy run whose end hardly depends on rounding.
-
-  At `toy.shrink`'s own it does: float32 runs whose start differs by a relative 2^-9, bfloat16's precision, end with
-  other masks on 8 % of the pixels (mean of 18). Twice the channels, the whole set as one batch, no augmentation, quick
-  statistics and small steps bring that to 1 %.
-  """
-  config = toy.shrink(fine_hybrid.get_config())
-  config.model.dtype = dtype
-  config.model.encoder.update(dict(growth_rate=8, stem_features=16, bn_momentum=0.7))
-  config.model.decoder.update(dict(pyramid_features=32, segmentation_features=16, bn_momentum=0.7))
-  config.model.fusion.update(dict(bn_momentum=0.7, levels=("c5",)))
-  config.optimizer.update(dict(warmup_epochs=0, learning_rate=3e-3))
-  config.data.batch_size = 8
-  config.data.augment.update(dict(hflip=0.0, vflip=0.0, rot90=0.0, shift_scale_rotate=0.0))
-  return config
-
-
-def _train(config, name, source, prior=None, *, steps):
-  """(state, last metrics, variables, logits of the whole source) after some steps of one stage."""
-  wired = experiment.wire(config)[name]
-  stage = experiment.make_stage(config, name, wired, source, source)
-  key, batches = jax.random.key(0), stage.feed.inputs(0)
-  variables = jax.jit(stage.method.init)(key, source.image[:1], prior)
-  state = state_lib.init_state(variables, stage.optimizer)
-  train_step = step_lib.make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
-  for _ in range(steps):
-    state, metrics = train_step(state, variables.frozen, next(batches), key)
-  variables = methods.Variables(state.trainable, variables.frozen, state.extra)
-  return state, metrics, variables, wired.predict(variables, {"image": source.image, "valid": source.valid})
-
-
 class TrainingTest(parameterized.TestCase):
   def test_a_student_trained_in_bfloat16_ends_where_float32_does_with_its_state_in_float32(self):
-    source, losses, masks = toy.ArraySource(8), {}, {}
-    _, _, teacher, _ = _train(_settled_config(), "coarse", source, steps=30)
-    for dtype in ("float32", "bfloat16"):
-      state, metrics, _, logits = _train(_settled_config(dtype), "fine", source, teacher, steps=30)
+    runs, losses, masks = short_run.by_dtype(), {}, {}
+    for dtype, (state, metrics, logits) in runs.items():
       losses[dtype], masks[dtype] = float(metrics["loss"]), np.asarray(logits) > 0
       self.assertEqual(logits.dtype, jnp.float32)
       for path, leaf in jax.tree_util.tree_leaves_with_path((state, metrics)):
         self.assertIn(leaf.dtype, (jnp.float32, jnp.int32), f"{dtype} {jax.tree_util.keystr(path)}")
     self.assertNotEqual(losses["bfloat16"], losses["float32"])
     np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.1)
-    self.assertGreater(np.mean(masks["bfloat16"] == masks["float32"]), 0.95)
+    agreement = np.mean(masks["bfloat16"] == masks["float32"])
+    self.assertGreater(agreement, 0.95)
     self.assertBetween(masks["float32"].mean(), 0.1, 0.4)  # Not the agreement of two empty masks.
+    loss, mask = short_run.compare(runs)
+    self.assertAlmostEqual(loss.max_rel, abs(losses["bfloat16"] / losses["float32"] - 1))
+    self.assertAlmostEqual(mask.max_rel, 1 - agreement)
+    self.assertTrue(loss.ok and mask.ok)
 
   def test_losses_gradients_and_statistics_of_a_bfloat16_network_are_float32(self):
-    config, source, prior = _settled_config("bfloat16"), toy.ArraySource(2), None
+    config, source, prior = short_run.settled_config("bfloat16"), toy.ArraySource(2), None
     sample = {"image": source.image, "label": source.label, "valid": source.valid}
     for name in config.stages:
       method, key = experiment.wire(config)[name].method, jax.random.key(0)

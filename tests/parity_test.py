@@ -1,4 +1,7 @@
-"""Parity with Keras and torch: full size once, the rest small. `python -m benchmarks.parity` does all at full size."""
+"""Parity with Keras and torch: full size once, the rest small. `python -m benchmarks.parity` does all at full size.
+
+These tests alone run the optimised programs that users do, see tests/conftest.py.
+"""
 
 import importlib.util
 import os
@@ -16,13 +19,21 @@ needs_keras = unittest.skipUnless(
 )
 needs_torch = unittest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed: pip install torch")
 SMALL = dict(size=64, blocks=(1, 2, 1, 1))
+_FLAG = "jax_disable_most_optimizations"
 EXACT = 1e-8  # float64 beside float64; float32 anywhere between would leave 1e-7 and more.
+
+
+def setUpModule():
+  unittest.addModuleCleanup(jax.config.update, _FLAG, jax.config.read(_FLAG))
+  jax.config.update(_FLAG, False)
+  jax.clear_caches()  # What other tests compiled in this process is not optimised.
 
 
 class ParityTestCase(parameterized.TestCase):
   def assert_parity(self, rows):
     for row in rows:
       with self.subTest(row.what, worst=row.worst):
+        self.assertTrue(row.ok, row)
         self.assertLessEqual(row.max_rel, EXACT if row.what.endswith("float64") else row.tolerance)
 
 
@@ -51,6 +62,12 @@ class TorchTest(ParityTestCase):
 
   def test_minec2fnet_end_to_end(self):
     self.assert_parity(network_parity.torch_minec2fnet(**SMALL, training=False))
+
+  def test_prithvis_encoder_and_its_decoder_with_head(self):
+    from tests.oracles import vit_parity
+
+    rows = vit_parity.encoder_rows(size=32, width=64, depth=2, heads=4)
+    self.assert_parity(rows + vit_parity.decoder_rows(size=32, width=16, features=8))
 
   def test_a_swapped_pair_of_weights_is_noticed(self):
     from tests.oracles import torch_models
@@ -105,9 +122,23 @@ class RowTest(parameterized.TestCase):
     np.testing.assert_allclose((row.max_abs, row.max_rel), (0.1, 1.0), rtol=1e-6)
     self.assertEqual(row.worst, "b")
 
-  def test_nan_unlike_shapes_and_unlike_names_never_pass(self):
-    self.assertFalse(parity.row("", "", "", {"a": [np.nan]}, {"a": [1.0]}).ok)
-    self.assertFalse(parity.row("", "", "", {"a": [1.0]}, {"a": [np.nan]}).ok)
+  @parameterized.product(strange=[np.nan, np.inf, -np.inf], at=[0, 1, 2])
+  def test_what_is_not_finite_never_passes_wherever_it_stands(self, strange, at):
+    arrays = {name: np.ones(2) for name in "abc"}
+    other = {**arrays, "abc"[at]: np.array([1.0, strange])}
+    for ours, theirs in ((arrays, other), (other, arrays), (other, other)):
+      row = parity.row("", "", "", ours, theirs, tolerance=np.inf)
+      self.assertEqual((row.max_abs, row.max_rel, row.worst, row.ok), (np.inf, np.inf, "abc"[at], False))
+      self.assertFalse(parity.gradient_row("", "", "", ours, theirs).ok)
+
+  @parameterized.parameters(0, 1, 2)
+  def test_the_worst_of_rows_is_the_one_with_a_nan_wherever_it_stands(self, at):
+    rows = [parity.Row("", "", "", 0.0, 0.0, 1.0, "good")] * 3
+    rows[at] = parity.Row("", "", "", np.nan, np.nan, 1.0, "bad")
+    worst = parity.worst(rows, "large")
+    self.assertEqual((worst.worst, worst.max_abs, worst.size, worst.ok), ("bad", np.inf, "large", False))
+
+  def test_unlike_shapes_and_unlike_names_are_refused(self):
     for other in ({"a": [[1.0]]}, {"b": [1.0]}):
       with self.assertRaises(ValueError):
         parity.row("", "", "", {"a": [1.0]}, other)

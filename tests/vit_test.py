@@ -13,7 +13,7 @@ from tests.oracles import layers
 if importlib.util.find_spec("torch"):
   import torch
 
-  from tests.oracles import torch_vit
+  from tests.oracles import torch_vit, vit_parity
 else:
   torch = None
 
@@ -26,20 +26,6 @@ def _image(height, width, *, batch=2, bands=6, seed=1):
   return np.random.default_rng(seed).normal(size=(batch, height, width, bands)).astype(np.float32)
 
 
-def _pair(image, *, bands=prithvi.BANDS, norm_epsilon=1e-5, **fields):
-  """Our encoder with torch's random weights, {"params"}; and torch's tokens of the same image in Prithvi's order."""
-  grid = (1, image.shape[1] // 16, image.shape[2] // 16)
-  oracle = torch_vit.randomize(torch_vit.Encoder(grid=grid, epsilon=norm_epsilon, **fields))
-  net = vit.ViTEncoder(norm_epsilon=norm_epsilon, **fields)
-  weights = {name: tensor.numpy() for name, tensor in oracle.state_dict().items() if name != "pos_embed"}
-  shapes = layers.init_shapes(net, image, train=False)
-  variables, _ = prithvi.encoder_params(weights, bands=bands, variables=shapes)
-  ordered = image[..., [bands.index(band) for band in prithvi.BANDS]]
-  with torch.no_grad():
-    tokens = oracle(torch.tensor(ordered.transpose(0, 3, 1, 2)[:, :, None]))
-  return net, variables, tokens[:, 1:].reshape(-1, *grid[1:], net.width).numpy()
-
-
 def _relative_error(output, expected):
   return np.abs(np.asarray(output, np.float64) - expected).max() / np.abs(expected).max()
 
@@ -49,14 +35,14 @@ class ParityTest(parameterized.TestCase):
   @parameterized.parameters(1e-5, 1e-6)
   def test_features_equal_those_of_torch(self, epsilon):
     image = _image(32, 48)
-    net, variables, expected = _pair(image, norm_epsilon=epsilon, **SMALL)
+    net, variables, expected = vit_parity.encoder_pair(image, norm_epsilon=epsilon, **SMALL)
     output = layers.apply(net, variables, image, train=False)
     self.assertEqual(list(output), ["c4"])
     self.assertLess(_relative_error(output["c4"], expected), 1e-5)
 
   def test_an_image_in_our_order_of_bands_gives_what_torch_gives_in_prithvis(self):
     image = _image(32, 32)
-    net, variables, expected = _pair(image, bands=BANDS, **SMALL)
+    net, variables, expected = vit_parity.encoder_pair(image, bands=BANDS, **SMALL)
     self.assertLess(_relative_error(layers.apply(net, variables, image, train=False)["c4"], expected), 1e-5)
     swapped = layers.apply(net, variables, image[..., [2, 1, 0, 3, 4, 5]], train=False)["c4"]
     self.assertGreater(_relative_error(swapped, expected), 0.1)
@@ -64,7 +50,7 @@ class ParityTest(parameterized.TestCase):
   def test_a_faint_image_shows_the_epsilon(self):
     # Of two patches that are as good as equal the first norm keeps what epsilon lets it.
     image = 1e-3 * _image(16, 32)
-    _, variables, expected = _pair(image, norm_epsilon=1e-2, **SMALL)
+    _, variables, expected = vit_parity.encoder_pair(image, norm_epsilon=1e-2, **SMALL)
     right, wrong = (
       layers.apply(vit.ViTEncoder(norm_epsilon=epsilon, **SMALL), variables, image, train=False)["c4"]
       for epsilon in (1e-2, 1e-5)
@@ -74,7 +60,7 @@ class ParityTest(parameterized.TestCase):
 
   def test_tokens_far_from_zero_keep_their_digits(self):
     image = _image(32, 32)
-    net, variables, _ = _pair(image, **SMALL)
+    net, variables, _ = vit_parity.encoder_pair(image, **SMALL)
     variables["params"]["patch_embed"]["bias"] += 1000.0
     oracle = torch_vit.randomize(torch_vit.Encoder(grid=(1, 2, 2), **SMALL))
     with torch.no_grad():
@@ -85,7 +71,7 @@ class ParityTest(parameterized.TestCase):
 
   def test_gradients_equal_those_of_torch(self):
     image, fields = _image(32, 32), dict(width=32, depth=1, heads=2)
-    net, variables, _ = _pair(image, **fields)
+    net, variables, _ = vit_parity.encoder_pair(image, **fields)
     oracle = torch_vit.randomize(torch_vit.Encoder(grid=(1, 2, 2), **fields))
     weight = np.random.default_rng(0).normal(size=(2, 2, 2, 32)).astype(np.float32)
     loss = (
@@ -101,7 +87,7 @@ class ParityTest(parameterized.TestCase):
   @pytest.mark.slow
   def test_the_full_size_encoder_equals_that_of_torch(self):
     image = _image(256, 256, batch=1)
-    net, variables, expected = _pair(image, bands=BANDS)
+    net, variables, expected = vit_parity.encoder_pair(image, bands=BANDS)
     self.assertLess(_relative_error(layers.apply(net, variables, image, train=False)["c4"], expected), 1e-4)
 
   @pytest.mark.slow

@@ -7,6 +7,7 @@ DenseNet-121 percents away from float64 ones, in torch as here (with SiLU for Re
 
 import copy
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +34,11 @@ class Row:
 
   @property
   def ok(self) -> bool:
-    return self.max_rel <= self.tolerance  # False for a NaN.
+    return math.isfinite(self.max_rel) and self.max_rel <= self.tolerance
 
 
 def row(what, against, size, ours: dict, theirs: dict, tolerance=TOLERANCE, *, floor=0.0, note="") -> Row:
-  """Compares two dicts of arrays with the same keys.
+  """Compares two dicts of arrays with the same keys; a NaN or an infinity, on either side, is infinitely far away.
 
   Args:
     floor: a difference is related to at least this (for arrays that are 0 but for rounding).
@@ -49,10 +50,11 @@ def row(what, against, size, ours: dict, theirs: dict, tolerance=TOLERANCE, *, f
     value, other = np.asarray(value, np.float64), np.asarray(theirs[name], np.float64)
     if value.shape != other.shape:
       raise ValueError(f"{what}: {name} is {value.shape} here and {other.shape} there.")
-    largest[name] = np.nan_to_num(np.abs(value - other).max(), nan=np.inf)
-    relative[name] = largest[name] / max(np.abs(other).max(), floor, np.finfo(np.float32).tiny)
+    with np.errstate(invalid="ignore"):
+      largest[name] = _or_infinite(np.abs(value - other).max())
+      relative[name] = _or_infinite(largest[name] / max(np.abs(other).max(), floor, np.finfo(np.float32).tiny))
   worst = max(relative, key=relative.get)
-  return Row(what, against, size, float(max(largest.values())), float(relative[worst]), tolerance, worst, note)
+  return Row(what, against, size, max(largest.values()), relative[worst], tolerance, worst, note)
 
 
 def gradient_row(what, against, size, ours, theirs, tolerance=TOLERANCE, note="") -> Row:
@@ -63,8 +65,13 @@ def gradient_row(what, against, size, ours, theirs, tolerance=TOLERANCE, note=""
 
 def worst(rows, size) -> Row:
   """Several rows of one kind as one."""
-  top = max(rows, key=lambda row: row.max_rel)
-  return dataclasses.replace(top, size=size, max_abs=max(row.max_abs for row in rows))
+  top = max(rows, key=lambda row: _or_infinite(row.max_rel))
+  return dataclasses.replace(top, size=size, max_abs=max(_or_infinite(row.max_abs) for row in rows))
+
+
+def _or_infinite(x) -> float:
+  # Python's max skips a NaN that does not come first.
+  return float(x) if np.isfinite(x) else math.inf
 
 
 def size_of(image) -> str:

@@ -16,7 +16,7 @@ from tests.prithvi_weights import DECODER, ENCODER, WIDTH
 if importlib.util.find_spec("torch"):
   import torch
 
-  from tests.oracles import torch_vit
+  from tests.oracles import torch_vit, vit_parity
 else:
   torch = None
 
@@ -160,32 +160,11 @@ class EncoderParamsTest(parameterized.TestCase):
     )
 
 
-def _decoder_variables(oracle):
-  """{"params", "batch_stats"} of the decoder, {"params"} of the head, from torch's."""
-  weights = {name: tensor.numpy() for name, tensor in oracle.state_dict().items()}
-  neck = {}
-  for n in (1, 2):
-    for letter, layer in (("a", 0), ("b", 3)):
-      neck[f"upscale{n}{letter}"] = {
-        "kernel": weights[f"fpn{n}.{layer}.weight"].transpose(2, 3, 0, 1),
-        "bias": weights[f"fpn{n}.{layer}.bias"],
-      }
-    neck[f"norm{n}"] = {"scale": weights[f"fpn{n}.1.ln.weight"], "bias": weights[f"fpn{n}.1.ln.bias"]}
-  params = {
-    "neck": neck,
-    "conv": {"kernel": weights["conv.weight"].transpose(2, 3, 1, 0)},
-    "norm": {"scale": weights["bn.weight"], "bias": weights["bn.bias"]},
-  }
-  stats = {"norm": {"mean": weights["bn.running_mean"], "var": weights["bn.running_var"]}}
-  head = {"kernel": weights["conv_seg.weight"][:, :, 0, 0].T, "bias": weights["conv_seg.bias"]}
-  return {"params": params, "batch_stats": stats}, {"params": head}
-
-
 class DecoderTest(parameterized.TestCase):
   @NEEDS_TORCH
   def test_map_and_logits_equal_those_of_torch(self):
     oracle = torch_vit.randomize(torch_vit.Decoder(width=16, features=8))
-    variables, head = _decoder_variables(oracle)
+    variables, head = vit_parity.decoder_variables(oracle)
     x = np.random.default_rng(0).normal(size=(2, 2, 3, 16)).astype(np.float32)
     with torch.no_grad():
       maps, logits = (y.permute(0, 2, 3, 1).numpy() for y in oracle(torch.tensor(x.transpose(0, 3, 1, 2))))

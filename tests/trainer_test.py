@@ -107,8 +107,8 @@ class RunStageTest(parameterized.TestCase):
       trainer.run_stage(stage, KEY, None, self.folder / str(steps))
     single, whole = (_latest(self.folder / str(steps)) for steps in (1, 4))
     self.assertEqual(single["progress"]["epoch"], whole["progress"]["epoch"])
-    # Programs of their own, which may round differently.
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    # Programs of their own, which round differently; a step of Adam's moves each parameter by up to 1e-2.
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-4)
     jax.tree.map(close, single["trainable"], whole["trainable"])
     read = lambda steps: [json.loads(line) for line in (self.folder / steps / "metrics.jsonl").read_text().splitlines()]
     for one, other in zip(read("1"), read("4"), strict=True):

@@ -9,43 +9,34 @@ import optax
 from minec2f_jax.training.state import TrainState
 
 
-def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, prepare: Callable) -> Callable:
-  """A jit-compiled `(state, frozen, batch, key) -> (state, metrics)` that donates `state`.
-
-  Args:
-    loss_fn: a method's `loss`.
-    optimizer: gradient transformation; its updates are scaled by `state.lr_scale`, which for AdamW is the same
-      as scaling the learning rate, decay included.
-    prepare: `(key, stream) -> stream`, augmentation and normalisation of one stream of the batch.
-
-  Returns:
-    The step. `key` is the run's root key: the step's own randomness is `fold_in(key, state.step)`, so a resumed
-    run draws what an uninterrupted one would have drawn. `metrics` are scalars, still on the device.
-  """
-
-  return jax.jit(_make_step(loss_fn, optimizer, prepare), donate_argnums=0)
-
-
 def make_train_steps(
   loss_fn: Callable, optimizer: optax.GradientTransformation, prepare: Callable, take: Callable
 ) -> Callable:
   """A jit-compiled `(state, frozen, held, inputs, key) -> (state, metrics)`: one step after the other on the device.
 
   Args:
-    loss_fn: this and the next two as for `make_train_step`.
-    optimizer: gradient transformation.
-    prepare: `(key, stream) -> stream`.
+    loss_fn: a method's `loss`.
+    optimizer: gradient transformation; its updates are scaled by `state.lr_scale`, which for AdamW is the same
+      as scaling the learning rate, decay included.
+    prepare: `(key, stream) -> stream`, augmentation and normalisation of one stream of the batch.
     take: `(held, input) -> batch`, see `data.feed.Feed`.
 
   Returns:
-    The steps. Every leaf of `inputs` has the step as its first axis, as have the metrics; `state` is donated. There is
-    one compilation for each number of steps.
+    The steps. Every leaf of `inputs` has the step as its first axis, as have the metrics, scalars that are still on
+    the device; `state` is donated. There is one compilation for each number of steps. `key` is the run's root key: a
+    step's own randomness is `fold_in(key, state.step)`, so a resumed run draws what an uninterrupted one would have
+    drawn.
   """
   step = _make_step(loss_fn, optimizer, prepare)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def train_steps(state: TrainState, frozen, held, inputs, key):
-    return jax.lax.scan(lambda state, one: step(state, frozen, take(held, one), key), state, inputs)
+    body = lambda state, one: step(state, frozen, take(held, one), key)
+    if len(jax.tree.leaves(inputs)[0]) > 1:
+      return jax.lax.scan(body, state, inputs)
+    # No loop for one step: in its body XLA's CPU compiler leaves gradients to convolutions that take ten times as long.
+    state, metrics = body(state, jax.tree.map(lambda x: x[0], inputs))
+    return state, jax.tree.map(lambda x: x[None], metrics)
 
   return train_steps
 

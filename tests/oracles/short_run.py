@@ -33,16 +33,20 @@ def settled_config(dtype="float32"):
 
 
 def train(config, name, source, prior=None, *, steps=STEPS):
-  """(state, last metrics, variables, logits of the whole source) after some steps of one stage."""
+  """(state, last step's metrics, variables, logits of the whole source) after some steps of one stage."""
   wired = experiment.wire(config)[name]
   stage = experiment.make_stage(config, name, wired, source, source)
   key, batches = jax.random.key(0), stage.feed.inputs(0)
   variables = jax.jit(stage.method.init)(key, source.image[:1], prior)
   state = state_lib.init_state(variables, stage.optimizer)
-  train_step = step_lib.make_train_step(stage.method.loss, stage.optimizer, stage.prepare)
+  train_steps = step_lib.make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
   for _ in range(steps):
-    state, metrics = train_step(state, variables.frozen, next(batches), key)
-  variables = methods.Variables(state.trainable, variables.frozen, state.extra)
+    inputs = jax.tree.map(lambda x: x[None], next(batches))
+    state, metrics = train_steps(state, variables.frozen, stage.feed.held, inputs, key)
+  variables, metrics = (
+    methods.Variables(state.trainable, variables.frozen, state.extra),
+    {k: v[-1] for k, v in metrics.items()},
+  )
   return state, metrics, variables, wired.predict(variables, {"image": source.image, "valid": source.valid})
 
 

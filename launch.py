@@ -1,11 +1,14 @@
 """Trains and evaluates MineC2FNet: python launch.py --config=configs/fine_hybrid.py --workdir=DIR."""
 
+import difflib
 import os
+import re
 import signal
 import sys
+import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from minec2f_jax import host
 
@@ -27,11 +30,11 @@ def main(argv):
   from minec2f_jax import experiment
   from minec2f_jax.errors import UserError
 
-  if _CACHE.value:
-    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
+  if cache := os.path.expanduser(_CACHE.value):
+    jax.config.update("jax_compilation_cache_dir", cache)
   try:
     run = {"train": experiment.train, "evaluate": experiment.evaluate}[_MODE.value]
-    run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)))
+    run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
     sys.exit(f"launch.py: {error}")
 
@@ -40,12 +43,61 @@ def _parse_flags(argv):
   try:
     left = flags.FLAGS(argv)
     getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
-    return left
-  except (flags.Error, AttributeError, KeyError, OSError) as error:  # No such config or field, a value of another type.
-    message = str(error.args[0] if error.args else error)
-    if "Traceback" in message:  # An exception in the config's own code: its last line says what.
-      message = f"the config file cannot be loaded: {message.strip().splitlines()[-1]}"
-    sys.exit(f"launch.py: {message}")
+  except Exception as error:  # Of absl, of ml_collections, or of the config's own code, which may raise anything.
+    sys.exit(f"launch.py: {_in_config_code(error) or _in_arguments(error, argv)}")
+  if not isinstance(_CONFIG.value, ConfigDict):
+    sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
+  if not _WORKDIR.value:
+    sys.exit("launch.py: --workdir is empty: give a folder.")
+  return left
+
+
+def _in_config_code(error: BaseException | None) -> str:
+  """Place and message of an exception in a config's file, or in what it imports; "" for one of a library."""
+  if error is None:
+    return ""
+  places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+  if isinstance(error, SyntaxError):
+    places.append((error.filename, error.lineno))
+  libraries = (sys.prefix, sys.base_prefix, os.path.abspath(__file__))
+  own = [place for place in places if not (place[0].startswith("<") or os.path.abspath(place[0]).startswith(libraries))]
+  here = "{}, line {}: {}: {}".format(*own[-1], type(error).__name__, _line(error)) if own else ""
+  return _in_config_code(error.__cause__ or error.__context__) or here  # Others are wrapped around the first one.
+
+
+def _in_arguments(error: Exception, argv) -> str:
+  """What is wrong with the command line: the fields that the config does not have, or what `error` says."""
+  alone = flags.FlagValues()  # For the config without what is given beside it.
+  config_flags.DEFINE_config_file("config", None, "", flag_values=alone, sys_argv=[])
+  try:
+    rest = alone(argv, known_only=True)
+    known = dict(_fields(alone.config))
+  except Exception:
+    return f"the config's file cannot be loaded: {_line(error)}"
+  unknown = re.findall(r"(?:^| )--?(?:no)?config\.([^= ]*)", " ".join(rest))
+  near = {name: difflib.get_close_matches(name, known, n=1) for name in unknown if name not in known}
+  if near:
+    hints = {name: f"did you mean --config.{found[0]}?" if found else "take it out." for name, found in near.items()}
+    return " ".join(f"--config.{name}: there is no such field; {hint}" for name, hint in hints.items())
+  wrong = re.match(r"flag --config\.([^= ]*)", _line(error))
+  there = known.get(wrong[1]) if wrong else None
+  return _line(error) + ("" if there is None or hasattr(there, "keys") else f"; the config's file has {there!r} there")
+
+
+def _fields(section, path: str = ""):
+  """(dotted name, value) of all sections and fields of a config."""
+  for name in section if hasattr(section, "keys") else ():
+    yield f"{path}{name}", section[name]
+    yield from _fields(section[name], f"{path}{name}.")
+
+
+def _line(error: BaseException) -> str:
+  if error.args and isinstance(error.args[0], BaseException):  # So does ml_collections wrap a KeyError.
+    return _line(error.args[0])
+  text = str(error.args[0] if error.args else error)
+  if "Traceback" in text:  # ml_collections puts one into the message.
+    text = text.strip().splitlines()[-1]
+  return " ".join(text.split())
 
 
 def _stop(signum, frame):

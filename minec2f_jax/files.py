@@ -78,7 +78,8 @@ def locked(folder) -> Iterator[None]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     for left in folder.rglob(f".*{_PARTIAL}"):
-      left.unlink(missing_ok=True)
+      if not left.is_dir():  # Folders that are half made are their makers' matter.
+        left.unlink(missing_ok=True)
     yield
 
 

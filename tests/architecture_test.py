@@ -21,6 +21,7 @@ ALLOWED = {
   "minec2f_jax.console": (),
   "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.host": (),
+  "minec2f_jax.programs": ("minec2f_jax.errors", "minec2f_jax.files"),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
   "minec2f_jax.methods": (
@@ -31,13 +32,14 @@ ALLOWED = {
     *PURE,
   ),
   "minec2f_jax.data": ("minec2f_jax.data", *PLAIN, *PURE),
-  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", *PLAIN),
+  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", "minec2f_jax.programs", *PLAIN),
   "minec2f_jax.evaluation": (
     "minec2f_jax.evaluation",
     "minec2f_jax.methods",
     "minec2f_jax.metrics",
     "minec2f_jax.data",
     "minec2f_jax.training.logging",
+    "minec2f_jax.programs",
   ),
   "minec2f_jax.experiment": ("minec2f_jax",),
   "configs": ("configs",),

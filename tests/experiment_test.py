@@ -67,11 +67,6 @@ class ExperimentTest(parameterized.TestCase):
   def test_what_a_network_computes_in_is_no_part_of_the_run(self):
     config, workdir = run_config(self.data), self.root / "dtype"
     shutil.copytree(self.workdir, workdir)
-    for path in workdir.glob("*/stage.json"):  # As early versions wrote it.
-      spec = json.loads(path.read_text())
-      self.assertNotIn("dtype", spec["config.model"])
-      spec["config.model"]["dtype"] = "float32"
-      path.write_text(json.dumps(spec))
     config.model.dtype = "float32"  # "auto" there.
     experiment.evaluate(config, workdir)
     read = lambda folder: json.loads((folder / "results.json").read_text())["rows"]

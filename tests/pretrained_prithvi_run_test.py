@@ -69,7 +69,9 @@ class PrithviRunTest(parameterized.TestCase):
   )
   def test_what_does_not_go_with_the_file_stops_the_run_before_any_data_are_read(self, overrides, pattern):
     config = self._config(**overrides)
-    config.data.fine.path = "/no/such/place"
+    (self.root / "empty").mkdir(exist_ok=True)
+    (self.root / "empty" / "index.csv").touch()  # Whoever reads it will find nothing.
+    config.data.fine.path = str(self.root / "empty")
     with self.assertRaisesRegex(UserError, pattern):
       experiment.train(config, self.root / "other")
 

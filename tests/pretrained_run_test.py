@@ -147,7 +147,9 @@ class PretrainedRunTest(parameterized.TestCase):
   def test_weights_of_another_size_stop_the_run_before_any_data_are_read(self):
     config = self._config()
     config.model.encoder.block_sizes = (1, 1, 2, 1)
-    config.data.coarse.path = "/no/such/place"
+    (self.root / "empty").mkdir(exist_ok=True)
+    (self.root / "empty" / "index.csv").touch()  # Whoever reads it will find nothing.
+    config.data.coarse.path = str(self.root / "empty")
     with self.assertRaisesRegex(
       UserError, r"block_sizes=\(1, 1, 1, 1\), but config.model.encoder has .*\(1, 1, 2, 1\)"
     ):

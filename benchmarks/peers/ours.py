@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import os
 import pathlib
 import queue
 import re
@@ -41,7 +42,8 @@ class Ours:
 
   def __init__(self, case: cases.Case):
     self._case, self._config = case, cases.make_config(case)
-    self._wired = experiment.wire(self._config)
+    kept = experiment.programs_of(self._config, os.environ["JAX_COMPILATION_CACHE_DIR"] + "/programs")
+    self._wired = experiment.wire(self._config, programs=kept)
     self._name = cases.STAGES[case.task]
     stage, self._prior = self._stage(self._name), None
     if case.task == "task2":
@@ -50,14 +52,17 @@ class Ours:
     self._parameters = count_parameters({"params": variables.trainable})["trainable"]
     self._frozen, self._epochs = variables.frozen, None
     self._state = _on_device(state_lib.init_state(variables, stage.optimizer))
-    self._steps = step_lib.make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
-    inputs = _on_device(jax.tree.map(lambda places: places[None], next(stage.feed.inputs(0))))  # Of one step.
-    self._arguments = self._frozen, stage.feed.held, inputs, jax.random.key(0)
+    self._inputs = _on_device(jax.tree.map(lambda places: places[None], next(stage.feed.inputs(0))))  # Of one step.
+    key = jax.random.key(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+      self._steps = trainer.compile_steps(stage, self._state, self._frozen, self._inputs, key)
+    train_steps = step_lib.make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
+    self._lower = lambda: train_steps.lower(self._state, self._frozen, stage.feed.held, self._inputs, key)
     self._batch = jax.device_put(chips.batch(case.batch, case.size))
 
   def train(self, steps: int):
     for _ in range(steps):
-      self._state, metrics = self._steps(self._state, *self._arguments)
+      self._state, metrics = self._steps(self._state, self._inputs)
     jax.block_until_ready((self._state, metrics))
 
   def infer(self, steps: int):
@@ -79,8 +84,8 @@ class Ours:
 
   def cost(self) -> dict:
     """What XLA counts of a train step: operations of the program as written, bytes of the compiled one."""
-    lowered = self._steps.lower(self._state, *self._arguments)
-    compiled = lowered.compile()  # Out of the cache. It no longer shows the operations inside a library's kernels.
+    lowered = self._lower()
+    compiled = lowered.compile()  # It no longer shows the operations inside a library's kernels.
     memory = compiled.memory_analysis()
     return {
       "flops": _first(lowered.cost_analysis()).get("flops"),

@@ -14,7 +14,7 @@ RGB_NIR_SWIR = (*RGB_NIR, "swir1", "swir2")
 
 # The plain FPN on the fine set. MineC2FNet without injection and without distillation is the same network with the
 # same loss, but would train a teacher that nobody asks.
-FINE_ONLY = {"stages": ("fine",), "fine": {"method": "supervised"}}
+FINE_ONLY = {"stages": ("fine",), "fine": {"method": "supervised", "init_from_prior": False}}
 NO_INJECTION = {"model": {"fusion": {"levels": ()}}}
 NO_DISTILLATION = {"distillation": {"selection": "none"}}
 

@@ -8,23 +8,24 @@ import numpy as np
 from minec2f_jax import metrics
 from minec2f_jax.data import pipeline, resident
 from minec2f_jax.methods import Method, Variables
+from minec2f_jax.programs import NOT_KEPT, Programs
 
 
-def make_predict(method: Method, normalize: Callable) -> Callable:
-  """A jit-compiled `(variables, batch) -> [B, H, W]` logits.
+def make_predict(method: Method, normalize: Callable, programs: Programs = NOT_KEPT) -> Callable:
+  """A compiled `(variables, batch) -> [B, H, W]` logits.
 
   Validation, tests and figures share it, so that each method's network compiles once for them all.
 
   Args:
     method: whose `logits`.
     normalize: `(image, valid) -> image`, reflectance to network input.
+    programs: where it is kept.
   """
 
-  @jax.jit
   def predict(variables: Variables, batch):
     return method.logits(*variables, normalize(batch["image"], batch["valid"]))[..., 0]
 
-  return predict
+  return programs.wrap("predict", predict)
 
 
 _count = jax.jit(metrics.confusion_counts)

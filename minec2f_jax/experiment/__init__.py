@@ -3,7 +3,7 @@
 from minec2f_jax.experiment.checks import check_config
 from minec2f_jax.experiment.data import DOMAINS, open_source, open_sources
 from minec2f_jax.experiment.run import evaluate, train
-from minec2f_jax.experiment.stages import Wired, load_stage, make_stage, stage_spec, stages_of, wire
+from minec2f_jax.experiment.stages import Wired, load_stage, make_stage, programs_of, stage_spec, stages_of, wire
 
 __all__ = [
   "DOMAINS",
@@ -14,6 +14,7 @@ __all__ = [
   "make_stage",
   "open_source",
   "open_sources",
+  "programs_of",
   "stage_spec",
   "stages_of",
   "train",

@@ -9,13 +9,14 @@ import jax
 
 from minec2f_jax import console, files
 from minec2f_jax.errors import UserError
-from minec2f_jax.experiment.checks import check_config
+from minec2f_jax.experiment.checks import check_fields, check_networks
 from minec2f_jax.experiment.data import DOMAINS, open_sources
 from minec2f_jax.experiment.report import report
 from minec2f_jax.experiment.stages import (
   first_difference,
   load_stage,
   make_stage,
+  programs_of,
   starting,
   warn_of_slow_statistics,
   wire,
@@ -24,16 +25,25 @@ from minec2f_jax.models import factory, pretrained
 from minec2f_jax.training import checkpoints, trainer
 
 
-def train(config, workdir):
-  """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`."""
-  check_config(config)
+def train(config, workdir, *, cache=None):
+  """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`.
+
+  Args:
+    config: the experiment.
+    workdir: folder of the run.
+    cache: folder for programs (see `minec2f_jax.programs`), None for none. Only for processes in which no code of this
+      package has been replaced.
+  """
+  check_fields(config)
+  programs = programs_of(config, cache)
+  check_networks(config, programs)
   workdir = pathlib.Path(workdir)
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
   if config.pretrained and not starting(config):
     console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
   config, encoder = _load_pretrained(config, workdir, names)
   _check_same_run(workdir, config)
-  wired, models, prior = wire(config, encoder), {}, None
+  wired, models, prior = wire(config, encoder, programs), {}, None
   if config.teacher:
     prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
     console.say(f"[coarse] the teacher is that of {config.teacher}")
@@ -98,13 +108,15 @@ def _keep_noted_weights(config, noted: dict):
   config.pretrained_sha256 = known
 
 
-def evaluate(config, workdir):
-  """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after training."""
-  check_config(config)
+def evaluate(config, workdir, *, cache=None):
+  """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after `train`, which see."""
+  check_fields(config)
+  programs = programs_of(config, cache)
+  check_networks(config, programs)
   workdir = pathlib.Path(workdir)
   config, _ = _load_pretrained(config, workdir, [])
   _check_same_run(workdir, config)
-  wired, models, prior = wire(config), {}, None
+  wired, models, prior = wire(config, programs=programs), {}, None
   for name in wired:
     folder = config.teacher if name == "coarse" and config.teacher else workdir
     prior = models[name] = load_stage(config, name, wired[name].method, folder, prior)

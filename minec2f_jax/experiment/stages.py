@@ -18,6 +18,7 @@ from minec2f_jax.experiment.data import DOMAINS, make_normalize, make_prepare
 from minec2f_jax.methods import Method, Variables
 from minec2f_jax.methods.base import with_encoder
 from minec2f_jax.models import pretrained
+from minec2f_jax.programs import NOT_KEPT, Programs, identity
 from minec2f_jax.training import checkpoints, optimizers, trainer
 
 
@@ -26,6 +27,18 @@ class Wired(NamedTuple):
 
   method: Method
   predict: Callable  # (variables, batch) -> logits [B, H, W]
+  programs: Programs = NOT_KEPT
+
+
+def programs_of(config, folder) -> Programs:
+  """The programs of `config` in `folder`, or, if that is empty, kept nowhere."""
+  plain = json.loads(config.to_json_best_effort())
+  # What reaches no program: where data come from, and numbers that are arguments.
+  for name in ("seed", "teacher", "pretrained", "pretrained_sha256"):
+    plain.pop(name, None)
+  for name in (*DOMAINS, "data_dir", "cache_gb", "device_gb", "read_threads"):
+    plain["data"].pop(name, None)
+  return Programs(folder, identity(json.dumps(plain, sort_keys=True))) if folder else NOT_KEPT
 
 
 def stages_of(config) -> tuple[str, ...]:
@@ -33,13 +46,16 @@ def stages_of(config) -> tuple[str, ...]:
   return ("coarse", *config.stages) if config.teacher and "coarse" not in config.stages else tuple(config.stages)
 
 
-def wire(config, encoder: pretrained.Encoder | None = None) -> dict[str, Wired]:
+def wire(config, encoder: pretrained.Encoder | None = None, programs: Programs = NOT_KEPT) -> dict[str, Wired]:
   """The functions of every stage that takes part; those that start from nothing earlier get `encoder`'s weights."""
   normalize = make_normalize(config)
   methods = {name: methods_lib.make_method(config, config[name]) for name in stages_of(config)}
   if encoder is not None:
     methods |= {name: with_encoder(methods[name], encoder.variables) for name in starting(config)}
-  return {name: Wired(method, evaluate_lib.make_predict(method, normalize)) for name, method in methods.items()}
+  predicts = {
+    name: evaluate_lib.make_predict(method, normalize, programs.within(name)) for name, method in methods.items()
+  }
+  return {name: Wired(method, predicts[name], programs) for name, method in methods.items()}
 
 
 def starting(config) -> list[str]:
@@ -104,6 +120,8 @@ def make_stage(
     monitor=config.monitor,
     batch_size=batch_size,
     spec=stage_spec(config, name),
+    # The length of an epoch is in the optimizer's schedule.
+    programs=wired.programs.within(name, steps_per_epoch, isinstance(wired.method.init, jax.tree_util.Partial)),
   )
 
 
@@ -124,13 +142,12 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
     )
   with contextlib.closing(checkpoints.Checkpoints(folder, read_only=True)) as saver:
     wanted = stage_spec(config, name)
-    found = saver.spec()
-    found.get("config.model", {}).pop("dtype", None)  # Early versions noted it.
-    if different := first_difference(found, wanted, ""):
+    if different := first_difference(saver.spec(), wanted, ""):
       raise UserError(f"{folder} was trained with another {different}. Give both runs the same config.")
     if not saver.finished():
       console.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
-    return saver.restore_variables(jax.eval_shape(method.init, jax.random.key(0), example(config), prior))
+    template = jax.eval_shape(method.init, jax.random.key(0), example(config), prior)
+    return trainer.on_device(saver.restore_variables(template))
 
 
 def example(config) -> jax.ShapeDtypeStruct:

@@ -25,6 +25,6 @@ def init_state(variables: Variables, optimizer: optax.GradientTransformation) ->
     step=jnp.zeros([], jnp.int32),
     trainable=variables.trainable,
     extra=variables.extra,
-    opt_state=optimizer.init(variables.trainable),
+    opt_state=jax.jit(optimizer.init)(variables.trainable),  # One program, not one a parameter.
     lr_scale=jnp.ones([], jnp.float32),
   )

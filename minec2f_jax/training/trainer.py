@@ -14,6 +14,7 @@ import optax
 
 from minec2f_jax import console
 from minec2f_jax.methods.base import Batch, Method, PyTree, Variables
+from minec2f_jax.programs import NOT_KEPT, Programs
 from minec2f_jax.training import checkpoints as checkpoints_lib
 from minec2f_jax.training import logging
 from minec2f_jax.training.optimizers import Progress, ScoreRules, after_epoch
@@ -46,6 +47,7 @@ class Stage(NamedTuple):
   monitor: str  # which score rules the learning rate and the stop
   batch_size: int
   spec: dict  # what the weights expect, for stage.json
+  programs: Programs = NOT_KEPT  # what the functions above are wrapped by
 
 
 def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> Variables:
@@ -66,18 +68,18 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   variables = start(stage, jax.random.fold_in(key, 0), prior)
   state, progress = init_state(variables, stage.optimizer), Progress()
   with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
-    if (step := saver.latest_step()) is None:
-      saver.write_spec(stage.spec, variables.frozen)
+    if restored := saver.restore_latest(state):
+      state, progress = restored
+      frozen = on_device(saver.restore_frozen(variables.frozen))  # The prior may have been trained again.
+      console.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {int(state.step)})")
     else:
-      state, progress = saver.restore_state(state, step)
-      console.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {step})")
+      frozen = variables.frozen
+      saver.write_spec(stage.spec, frozen)
     with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:
-      progress = _run_epochs(
-        stage, jax.random.fold_in(key, 1), _on_device(state), variables.frozen, progress, saver, writer
-      )
+      progress = _run_epochs(stage, jax.random.fold_in(key, 1), on_device(state), frozen, progress, saver, writer)
     saver.wait()
     saver.mark_finished(progress)
-    return saver.restore_variables(variables)
+    return on_device(saver.restore_variables(variables))
 
 
 def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
@@ -86,14 +88,14 @@ def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
   image = next(iter(batch.values()))["image"]
   # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  run = jax.jit(lambda init, *arguments: init(*arguments), compiler_options=options)
-  init = stage.method.init
-  if not isinstance(init, jax.tree_util.Partial):  # One that is has weights, which become arguments.
-    init = jax.tree_util.Partial(init)
-  return _on_device(run(init, key, jnp.zeros((1, *image.shape[1:]), image.dtype), prior))
+  init, weights = stage.method.init, ()
+  if isinstance(init, jax.tree_util.Partial):  # Its weights become arguments, not constants of the program.
+    init, weights = init.func, init.args
+  run = stage.programs.wrap("start", lambda weights, *rest: tuple(init(*weights, *rest)), compiler_options=options)
+  return on_device(Variables(*run(weights, key, jnp.zeros((1, *image.shape[1:]), image.dtype), prior)))
 
 
-def _on_device(tree):
+def on_device(tree):
   """`tree` committed to the first device: an argument that is only sometimes committed compiles the step again."""
   return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
@@ -103,14 +105,14 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
     return progress
   inputs = _inputs_on_device(stage, int(state.step))
   first = next(inputs)
-  run, inputs = _compile(stage, state, frozen, first, key), itertools.chain([first], inputs)
+  run, inputs = compile_steps(stage, state, frozen, first, key), itertools.chain([first], inputs)
   clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
   while progress.epoch < stage.epochs and not progress.stalled(stage.rules):
     state, train = _run_epoch(stage, run, state, inputs, clock, progress.epoch + 1)
     scores = stage.validate(Variables(state.trainable, frozen, state.extra))
     score = scores[stage.monitor]
     progress = after_epoch(progress, score, stage.rules)
-    state = state._replace(lr_scale=_on_device(np.float32(progress.lr_scale)))
+    state = state._replace(lr_scale=on_device(np.float32(progress.lr_scale)))
     step = int(state.step)
     scalars = {f"train/{name}": value for name, value in train.items()}
     scalars |= {f"validation/{name}": value for name, value in scores.items()}
@@ -122,23 +124,34 @@ def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress
   return progress
 
 
-def _compile(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTree, key: jax.Array) -> Callable:
-  """`(state, inputs) -> (state, metrics)`, compiled before the clock starts."""
-  began = time.monotonic()
+def compile_steps(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTree, key: jax.Array) -> Callable:
+  """`(state, inputs) -> (state, metrics)`, `make_train_steps` compiled before the clock starts."""
+  began, tree = time.monotonic(), jax.tree.structure(state)
   train_steps = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
-  compiled = train_steps.lower(state, frozen, stage.feed.held, inputs, key).compile()
+
+  def leaves_of_steps(*arguments):
+    state, metrics = train_steps(*arguments)
+    return jax.tree.leaves(state), metrics
+
+  program = stage.programs.wrap("train steps", leaves_of_steps, donate=True)
+  compiled = program.compile(state, frozen, stage.feed.held, inputs, key)
   where = "lie on the device" if stage.feed.resident else "are sent to the device"
   console.say(f"[{stage.name}] compiled in {console.duration(time.monotonic() - began)}; the samples {where}")
-  return lambda state, inputs: compiled(state, frozen, stage.feed.held, inputs, key)
+
+  def run(state, inputs):
+    leaves, metrics = compiled(state, frozen, stage.feed.held, inputs, key)
+    return jax.tree.unflatten(tree, leaves), metrics
+
+  return run
 
 
 def _inputs_on_device(stage: Stage, start_step: int) -> Iterator[PyTree]:
   """The inputs of every call, on their way to the device while the one before is at work."""
   inputs = stage.feed.inputs(start_step)
   stacked = lambda: jax.tree.map(lambda *steps: np.stack(steps), *itertools.islice(inputs, stage.steps_per_call))
-  upcoming = _on_device(stacked())
+  upcoming = on_device(stacked())
   while True:
-    ready, upcoming = upcoming, _on_device(stacked())
+    ready, upcoming = upcoming, on_device(stacked())
     yield ready
 
 

@@ -14,7 +14,13 @@ from minec2f_jax import host
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tables and figures.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do; train also evaluates at the end.")
+_MODE = flags.DEFINE_enum(
+  "mode",
+  "train",
+  ["train", "evaluate", "doctor", "reproduce"],
+  "What to do. train also evaluates at the end; doctor looks over a run before it starts; reproduce trains a finished "
+  "one again and compares (--config only if its data have moved).",
+)
 _CACHE = flags.DEFINE_string(
   "compilation_cache", "~/.cache/minec2f_jax/xla", "Folder of compiled programs, shared by all runs; empty = off."
 )
@@ -29,11 +35,17 @@ def main(argv):
 
   from minec2f_jax import experiment
   from minec2f_jax.errors import UserError
+  from minec2f_jax.experiment import doctor, reproduce
 
   if cache := os.path.expanduser(_CACHE.value):
     jax.config.update("jax_compilation_cache_dir", cache)
   try:
-    run = {"train": experiment.train, "evaluate": experiment.evaluate}[_MODE.value]
+    run = {
+      "train": experiment.train,
+      "evaluate": experiment.evaluate,
+      "doctor": lambda config, workdir, cache: doctor.doctor(config, workdir),
+      "reproduce": lambda config, workdir, cache: reproduce.reproduce(workdir, config, cache=cache),
+    }[_MODE.value]
     run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
     sys.exit(f"launch.py: {error}")
@@ -45,7 +57,9 @@ def _parse_flags(argv):
     getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
   except Exception as error:  # Of absl, of ml_collections, or of the config's own code, which may raise anything.
     sys.exit(f"launch.py: {_in_config_code(error) or _in_arguments(error, argv)}")
-  if not isinstance(_CONFIG.value, ConfigDict):
+  if _CONFIG.value is None and _MODE.value != "reproduce":
+    sys.exit(f"launch.py: --mode={_MODE.value} needs --config, e.g. --config=configs/fine_hybrid.py.")
+  if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
     sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
   if not _WORKDIR.value:
     sys.exit("launch.py: --workdir is empty: give a folder.")
@@ -112,5 +126,5 @@ if __name__ == "__main__":
   host.use_huge_pages()
   signal.signal(signal.SIGINT, _stop)
   signal.signal(signal.SIGTERM, _stop)
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flags_as_required(["workdir"])
   app.run(main, flags_parser=_parse_flags)

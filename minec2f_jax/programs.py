@@ -30,13 +30,14 @@ def identity(*facts) -> str:
   devices = [(device.platform, device.device_kind) for device in jax.devices()]  # Starting them changes settings.
   settings = {name: value for name, value in jax.config.values.items() if "cache" not in name}
   versions = [importlib.metadata.version(name) for name in _LIBRARIES]
-  return _hash([_source(), versions, sorted(settings.items()), devices, facts])
+  return _hash([source_sha256(), versions, sorted(settings.items()), devices, facts])
 
 
 @functools.cache
-def _source() -> str:
+def source_sha256() -> str:
+  """A hash of this package's code, once a process: what is edited beside it does not run in it."""
   root = pathlib.Path(__file__).parent
-  return _hash([(str(path.relative_to(root)), path.read_bytes()) for path in sorted(root.rglob("*.py"))])
+  return _hash([(path.relative_to(root).as_posix(), files.sha256(path)) for path in sorted(root.rglob("*.py"))])
 
 
 def _hash(value) -> str:

@@ -76,7 +76,7 @@ class ProgramTest(parameterized.TestCase):
     self.assertEqual(here, programs.identity("config"))
     device = mock.Mock(platform="gpu", device_kind="H100")
     for place, name, value in (
-      (programs, "_source", lambda: "edited"),
+      (programs, "source_sha256", lambda: "edited"),
       (programs.importlib.metadata, "version", lambda name: "0.0"),
       (jax, "devices", lambda: [device]),
     ):

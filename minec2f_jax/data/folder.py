@@ -85,6 +85,11 @@ class FolderSource:
       image, label, valid = resize.resize_chip(image, label, valid, self.image_size)
     return {"image": image, "label": label, "valid": valid}
 
+  def stored(self, index) -> tuple[bytes, ...]:
+    """What sample `index` is decoded from: its row's sensor, and the bytes of its files."""
+    row = self.rows[operator.index(index)]
+    return row.sensor.encode(), row.image.read_bytes(), row.mask.read_bytes()
+
 
 def read_row(row: Row, roles: Sequence[str], *, coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None):
   """One chip at its own size: image [H, W, C] float32, label [H, W] uint8, valid [H, W] bool, as `FolderSource` says.

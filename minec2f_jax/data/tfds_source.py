@@ -71,6 +71,10 @@ class TfdsSource:
     image, label, valid = resize.resize_chip(image, record["label"], valid, self._image_size)
     return {"image": image, "label": label, "valid": valid}
 
+  def stored(self, index: int) -> tuple[bytes]:
+    """The record of sample `index`, as it lies in its file."""
+    return (self._records.data_source[self._order[index]],)
+
   def metadata(self, index: int) -> dict:
     """What the record tells besides its arrays: text as str, class labels by name, numbers as Python's own."""
     record = self._brief[self._order[index]]

@@ -15,18 +15,21 @@ from minec2f_jax.errors import UserError
 DOMAINS = ("coarse", "fine")
 
 
+def places(config) -> list[tuple[str, str]]:
+  """Every (domain, split) that a run opens."""
+  trained = [name for name in config.stages if not (name == "coarse" and config.teacher)]
+  tested = [name for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
+  return [(name, split) for name in trained for split in ("train", "validation")] + [(name, "test") for name in tested]
+
+
 def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
   """Every (domain, split) that the run will read: a mistake in the last one must not cost the training before it.
 
   Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`, and put on the device as long
   as they fit into `config.data.device_gb` and half of its free memory.
   """
-  wanted = [(name, split) for name in config.stages for split in ("train", "validation")]
-  if config.teacher:
-    wanted = [(name, split) for name, split in wanted if name != "coarse"]
-  wanted += [(name, "test") for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
   sources, memory = {}, config.data.cache_gb * 1e9
-  for domain, split in wanted:
+  for domain, split in places(config):
     source = open_source(config, domain, split)
     if (size := pipeline.sample_bytes(source)) <= memory:
       memory -= size

@@ -9,6 +9,7 @@ import jax
 
 from minec2f_jax import console, files
 from minec2f_jax.errors import UserError
+from minec2f_jax.experiment import record
 from minec2f_jax.experiment.checks import check_fields, check_networks
 from minec2f_jax.experiment.data import DOMAINS, open_sources
 from minec2f_jax.experiment.report import report
@@ -41,14 +42,16 @@ def train(config, workdir, *, cache=None):
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
   if config.pretrained and not starting(config):
     console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
-  config, encoder = _load_pretrained(config, workdir, names)
-  _check_same_run(workdir, config)
+  config, encoder = load_pretrained(config, workdir, names)
+  check_same_run(workdir, config)
   wired, models, prior = wire(config, encoder, programs), {}, None
   if config.teacher:
     prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
     console.say(f"[coarse] the teacher is that of {config.teacher}")
   sources = open_sources(config)
+  data = record.digest_data(config, workdir, sources)
   _claim(workdir, config)
+  record.write(workdir, config, data, models.get("coarse"))
   for number, name in enumerate(DOMAINS):
     if name in wired and name not in models:
       dtype = factory.resolve_dtype(config.model.get("dtype", "float32"))
@@ -60,7 +63,7 @@ def train(config, workdir, *, cache=None):
   report(config, workdir, wired, models, sources)
 
 
-def _load_pretrained(config, workdir: pathlib.Path, names: list[str]):
+def load_pretrained(config, workdir: pathlib.Path, names: list[str]):
   """`config` with the hash of its pretrained weights, and the weights if stages `names` are yet to start from them.
 
   Otherwise the file is not needed, and the hash is what the run has noted.
@@ -114,8 +117,8 @@ def evaluate(config, workdir, *, cache=None):
   programs = programs_of(config, cache)
   check_networks(config, programs)
   workdir = pathlib.Path(workdir)
-  config, _ = _load_pretrained(config, workdir, [])
-  _check_same_run(workdir, config)
+  config, _ = load_pretrained(config, workdir, [])
+  check_same_run(workdir, config)
   wired, models, prior = wire(config, programs=programs), {}, None
   for name in wired:
     folder = config.teacher if name == "coarse" and config.teacher else workdir
@@ -123,7 +126,7 @@ def evaluate(config, workdir, *, cache=None):
   report(config, workdir, wired, models, open_sources(config))
 
 
-def _check_same_run(workdir: pathlib.Path, config):
+def check_same_run(workdir: pathlib.Path, config):
   """Raises a UserError if the checkpoints in `workdir` come from another config."""
   started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
   if started:

@@ -3,7 +3,6 @@
 import difflib
 import os
 import re
-import signal
 import sys
 import traceback
 
@@ -11,6 +10,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from minec2f_jax import host
+from minec2f_jax.training import interrupt
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tables and figures.")
@@ -49,6 +49,10 @@ def main(argv):
     run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
     sys.exit(f"launch.py: {error}")
+  except interrupt.Interrupted as error:
+    sys.stderr.write(f"launch.py: interrupted; the same command goes on {error.place}.\n")
+    sys.stderr.flush()
+    os._exit(128 + error.signum)  # At once: threads may be at work on a validation that nobody waits for.
 
 
 def _parse_flags(argv):
@@ -114,17 +118,8 @@ def _line(error: BaseException) -> str:
   return " ".join(text.split())
 
 
-def _stop(signum, frame):
-  """Ends the process at once. Checkpoints are written beside their place and renamed, so none can be half."""
-  del frame
-  # Not an exception: raised inside a callback of a library it would be swallowed, and the run would go on.
-  os.write(2, b"\nlaunch.py: interrupted; the same command goes on from the last saved epoch.\n")
-  os._exit(128 + signum)
-
-
 if __name__ == "__main__":
   host.use_huge_pages()
-  signal.signal(signal.SIGINT, _stop)
-  signal.signal(signal.SIGTERM, _stop)
+  interrupt.install("launch.py")
   flags.mark_flags_as_required(["workdir"])
   app.run(main, flags_parser=_parse_flags)

@@ -23,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.pretrained_adapter = "inflate"  # not given; inflate | conv1x1 (with model.encoder.input_adapter) | scratch
   config.pretrained_sha256 = placeholder(str)  # what the file must have; a run notes it in its config.json
   config.monitor = "miou"  # paper: learning rate, stopping and best weights follow validation mIoU
+  config.checkpoint_minutes = 10.0  # within an epoch that lasts longer; every epoch ends with a checkpoint
   config.data = _data()
   config.model = _model()
   config.optimizer = ConfigDict(

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import pathlib
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 
 from minec2f_jax.errors import UserError
@@ -71,11 +73,13 @@ def locked(folder) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       file.seek(0)
+      holder, _, place = file.read().strip().partition("\n")
       raise UserError(
-        f"{folder}: process {file.read().strip() or 'unknown'} is at work there; wait for it, or choose another folder"
+        f"{folder}: process {holder or 'unknown'} is at work there{place and f' ({place})'}; wait for it, or choose "
+        "another folder"
       ) from error
     file.truncate(0)
-    file.write(f"{os.getpid()}\n")
+    file.write(f"{os.getpid()}\non {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M')}\n")
     file.flush()
     for left in folder.rglob(f".*{_PARTIAL}"):
       if not left.is_dir():  # Folders that are half made are their makers' matter.

@@ -50,7 +50,7 @@ ALLOWED = {
     *PLAIN,
     "minec2f_jax.evaluation.figures",
   ),
-  "launch": ("minec2f_jax.experiment", "minec2f_jax.errors", "minec2f_jax.host"),
+  "launch": ("minec2f_jax.experiment", "minec2f_jax.training.interrupt", "minec2f_jax.errors", "minec2f_jax.host"),
 }
 # Libraries that one file alone may import.
 KEPT_IN = {

@@ -16,7 +16,7 @@ OWN = "from configs import fine_hybrid\n\n\ndef get_config(arg=''):\n  config = 
 
 # What is typed, and what the answer must hold.
 COMMANDS = (
-  (("--config=configs/suites/table3.py",), "15 faults: config.seed is missing"),
+  (("--config=configs/suites/table3.py",), "16 faults: config.seed is missing"),
   ((DEMO, "--config.data.batchsize=3"), "--config.data.batchsize: .*did you mean --config.data.batch_size"),
   ((DEMO, "--config.batch_size=3"), "--config.batch_size: .*did you mean --config.data.batch_size"),
   ((DEMO, "--config.sed=1", "--config.data.xyz.abc=1"), "--config.sed: .*--config.seed.*--config.data.xyz.abc: "),

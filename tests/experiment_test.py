@@ -233,12 +233,12 @@ class LaunchTest(parameterized.TestCase):
       _, errors = process.communicate(timeout=60)
     self.assertEqual(process.returncode, 128 + signal.SIGINT)
     self.assertIn("interrupted; the same command goes on", errors)
-    command += ["--config.coarse.epochs=5", "--config.optimizer.stop_patience=1000"]
+    command += ["--config.coarse.epochs=40", "--config.optimizer.stop_patience=1000"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     self.assertEqual(result.returncode, 0, result.stderr)
-    self.assertRegex(result.stdout, r"goes on after epoch [34]")
+    self.assertRegex(result.stdout, r"goes on after epoch \d+ ")
     lines = (self.root / "run" / "coarse" / "metrics.jsonl").read_text().splitlines()
-    self.assertEqual([json.loads(line)["step"] for line in lines], [2, 4, 6, 8, 10])
+    self.assertEqual([json.loads(line)["step"] for line in lines], list(range(2, 82, 2)))
 
   def test_a_folder_that_does_not_exist_is_named(self):
     result = self._launch("--config=configs/fine_hybrid.py", "--config.data.coarse.path=/no/such/place")

@@ -156,7 +156,10 @@ class RunTest(parameterized.TestCase):
       if stages.programs_of(changed, self.root).name == name:
         shared.append(field)
     self.assertContainsSubset(["seed", "data.cache_gb", "data.fine.path"], shared)
-    left_out = r"(seed|teacher|pretrained(_sha256)?|data\.(coarse|fine|data_dir|cache_gb|device_gb|read_threads)\b.*)"
+    left_out = (
+      r"(seed|teacher|pretrained(_sha256)?|checkpoint_minutes"
+      r"|data\.(coarse|fine|data_dir|cache_gb|device_gb|read_threads)\b.*)"
+    )
     self.assertEqual([field for field in shared if not re.fullmatch(left_out, field)], [])
     changed = copy.deepcopy(config)
     changed.seed, changed.data.cache_gb = config.seed + 1, 1.0

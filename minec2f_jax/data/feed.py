@@ -16,24 +16,32 @@ class Feed(NamedTuple):
     inputs: `(step) -> iterator` of what the host sends for each step from that one on, endless; NumPy arrays.
     take: `(held, input) -> {stream: batch}`, inside jit.
     resident: whether the samples are held; else they are sent.
+    ids: `(step) -> {stream: ids}` of the samples in a step's batch, in its order.
   """
 
   held: PyTree
   inputs: Callable[[int], Iterator[PyTree]]
   take: Callable[[PyTree, PyTree], dict[str, pipeline.Sample]]
   resident: bool
+  ids: Callable[[int], dict[str, list[str]]]
 
 
 def make_feed(sources: Mapping[str, pipeline.Source], *, batch_size: int, seed: int, num_threads: int = 4) -> Feed:
   """The feed of `pipeline.train_batches`, which see; resident if all of `sources` are `ResidentSource`."""
   order = dict(batch_size=batch_size, seed=seed)
+  sizes = {name: len(source) for name, source in sources.items()}
+
+  def ids(step: int) -> dict[str, list[str]]:
+    places = next(pipeline.train_indices(sizes, start_step=step, **order))
+    return {name: [sources[name].ids[place] for place in places[name]] for name in sources}
+
   if not all(isinstance(source, resident.ResidentSource) for source in sources.values()):
     inputs = lambda step: pipeline.train_batches(sources, start_step=step, num_threads=num_threads, **order)
-    return Feed((), inputs, lambda held, batch: batch, resident=False)
-  sizes = {name: len(source) for name, source in sources.items()}
+    return Feed((), inputs, lambda held, batch: batch, resident=False, ids=ids)
   return Feed(
     held={name: source.arrays for name, source in sources.items()},
     inputs=lambda step: pipeline.train_indices(sizes, start_step=step, **order),
     take=lambda held, places: {name: resident.take(held[name], places[name]) for name in places},
     resident=True,
+    ids=ids,
   )

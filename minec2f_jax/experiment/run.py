@@ -1,9 +1,11 @@
 """Training and evaluation from a config to the files in a workdir."""
 
+import contextlib
 import copy
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 
@@ -34,11 +36,18 @@ def train(config, workdir, *, cache=None):
     workdir: folder of the run.
     cache: folder for programs (see `minec2f_jax.programs`), None for none. Only for processes in which no code of this
       package has been replaced.
+
+  Raises:
+    UserError: among others, another process trains in `workdir`. Evaluating may go on beside.
   """
   check_fields(config)
+  with _held(pathlib.Path(workdir)):
+    _train(config, pathlib.Path(workdir), cache)
+
+
+def _train(config, workdir: pathlib.Path, cache):
   programs = programs_of(config, cache)
   check_networks(config, programs)
-  workdir = pathlib.Path(workdir)
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
   if config.pretrained and not starting(config):
     console.say("config.pretrained is not used: every stage starts from an earlier one (init_from_prior)")
@@ -138,6 +147,7 @@ def check_same_run(workdir: pathlib.Path, config):
 def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
   plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
+  plain.pop("checkpoint_minutes", None)
   free = {"data": {"cache_gb", "device_gb", "read_threads"}, "model": {"dtype"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
@@ -150,6 +160,23 @@ def _settled(plain: dict, started: list[str]) -> dict:
 
 def _plain(config) -> dict:
   return json.loads(config.to_json_best_effort())
+
+
+@contextlib.contextmanager
+def _held(workdir: pathlib.Path):
+  """Makes `workdir` and holds it against a second run; one in which nothing came to be goes again."""
+  with contextlib.ExitStack() as stack:
+    try:
+      new = not workdir.exists()
+      workdir.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(files.locked(workdir))
+    except OSError as error:
+      raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error
+    try:
+      yield
+    finally:
+      if new and [path.name for path in workdir.iterdir()] == [".lock"]:
+        shutil.rmtree(workdir)
 
 
 def _claim(workdir: pathlib.Path, config):

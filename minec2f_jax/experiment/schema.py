@@ -148,6 +148,7 @@ FIELDS = {
   "pretrained_adapter": one_of(*pretrained.ADAPTERS),
   "pretrained_sha256": TEXT_OR_NONE,
   "monitor": one_of(*SCORES),
+  "checkpoint_minutes": number(0.1, 10_000, "number of minutes"),
   "data": DATA,
   "optimizer": OPTIMIZER,
   "coarse": _stage("coarse"),

@@ -34,7 +34,7 @@ def programs_of(config, folder) -> Programs:
   """The programs of `config` in `folder`, or, if that is empty, kept nowhere."""
   plain = json.loads(config.to_json_best_effort())
   # What reaches no program: where data come from, and numbers that are arguments.
-  for name in ("seed", "teacher", "pretrained", "pretrained_sha256"):
+  for name in ("seed", "teacher", "pretrained", "pretrained_sha256", "checkpoint_minutes"):
     plain.pop(name, None)
   for name in (*DOMAINS, "data_dir", "cache_gb", "device_gb", "read_threads"):
     plain["data"].pop(name, None)
@@ -120,6 +120,7 @@ def make_stage(
     monitor=config.monitor,
     batch_size=batch_size,
     spec=stage_spec(config, name),
+    save_every_s=60 * config.checkpoint_minutes,
     # The length of an epoch is in the optimizer's schedule.
     programs=wired.programs.within(name, steps_per_epoch, isinstance(wired.method.init, jax.tree_util.Partial)),
   )

@@ -139,6 +139,10 @@ class Checkpoints:
     if saving:
       saving.result()
 
+  def busy(self) -> bool:
+    """Whether a save is still under way, for which the next one would wait."""
+    return self._saving is not None and not self._saving.done()
+
   def close(self):
     """Waits for the disk, as `wait`."""
     try:

@@ -1,15 +1,18 @@
 """What a run writes while it runs: JSONL and TensorBoard files, and its pace."""
 
+import contextlib
 import json
 import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import tensorboardX
 
-from minec2f_jax import console
+from minec2f_jax import console, files
+from minec2f_jax.errors import UserError
 
 
 def json_number(value: float) -> float | None:
@@ -29,21 +32,38 @@ class MetricsWriter:
     kept = []
     if self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start_step]
-    partial = self._path.with_name("metrics.jsonl.partial")
-    partial.write_text("".join(line + "\n" for line in kept))
-    partial.replace(self._path)
-    self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10)
+    files.write_text(self._path, "".join(line + "\n" for line in kept))
+    with self._told():
+      self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10)
 
   def write(self, step: int, scalars: Mapping[str, float]):
-    """Writes `scalars` of `step`."""
-    with self._path.open("a") as file:
-      file.write(json.dumps({"step": step, **{name: json_number(v) for name, v in scalars.items()}}) + "\n")
-    for name, value in scalars.items():
-      self._events.add_scalar(name, value, step)
+    """Writes `scalars` of `step`.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    with self._told():
+      with self._path.open("a") as file:
+        file.write(json.dumps({"step": step, **{name: json_number(v) for name, v in scalars.items()}}) + "\n")
+      for name, value in scalars.items():
+        if not self._events.file_writer.event_writer._worker.is_alive():  # Its queue would block for ever.
+          raise OSError("the event file could not be written")
+        self._events.add_scalar(name, value, step)
 
   def close(self):
     """Flushes the event file."""
-    self._events.close()
+    with self._told():
+      self._events.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise UserError(
+        f"metrics cannot be written to {self._path.parent} ({error.strerror or error}): make room, and the same "
+        "command goes on from the last checkpoint, which is intact."
+      ) from error
 
 
 def _step_of(line: str) -> float:
@@ -51,6 +71,35 @@ def _step_of(line: str) -> float:
     return json.loads(line)["step"]
   except (ValueError, KeyError):  # The last line of a killed run may be cut.
     return math.inf
+
+
+class Tally:
+  """Sums of an epoch's metrics, and which steps were skipped last.
+
+  Added up step by step in float64, so that an epoch that is interrupted comes to the same sums, bit for bit.
+  """
+
+  def __init__(self, sums: Mapping[str, float] | None = None, *, step: int = 0, skipped_in_a_row: int = 0):
+    """Goes on at `step`, with the sums of the epoch that it lies in, after so many skipped steps."""
+    self.sums, self.step = dict(sums or {}), step
+    self.skipped_steps = list(range(step - skipped_in_a_row, step))
+
+  def add(self, metrics: Mapping[str, np.ndarray]):
+    """Adds `{name: [steps]}`, of which "skipped" is 1 for the steps whose other metrics do not count."""
+    columns = {name: values.tolist() for name, values in metrics.items()}
+    for row in range(len(columns["skipped"])):
+      skipped = bool(columns["skipped"][row])
+      self.skipped_steps = [*self.skipped_steps, self.step] if skipped else []
+      self.step += 1
+      counted = ["skipped"] if skipped else columns
+      for name in columns:
+        self.sums[name] = self.sums.get(name, 0.0) + (columns[name][row] if name in counted else 0.0)
+
+  def means(self, steps: int) -> dict[str, float]:
+    """The means over the counted ones of an epoch's `steps`, NaN if there are none, and the number "skipped"."""
+    counted = steps - self.sums["skipped"]
+    means = {name: total / counted if counted else math.nan for name, total in self.sums.items()}
+    return {**means, "skipped": self.sums["skipped"]}
 
 
 class Clock:

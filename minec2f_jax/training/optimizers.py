@@ -47,6 +47,7 @@ class Progress:
   plateau_score: float = -math.inf
   plateau_wait: int = 0
   lr_scale: float = 1.0
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of the epoch under way, see `logging.Tally`
 
   def stalled(self, rules: ScoreRules) -> bool:
     """Whether early stopping ends the run here."""

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from minec2f_jax.training.state import TrainState
@@ -25,7 +26,7 @@ def make_train_steps(
     The steps. Every leaf of `inputs` has the step as its first axis, as have the metrics, scalars that are still on
     the device; `state` is donated. There is one compilation for each number of steps. `key` is the run's root key: a
     step's own randomness is `fold_in(key, state.step)`, so a resumed run draws what an uninterrupted one would have
-    drawn.
+    drawn. A step whose loss or gradient is not finite moves nothing but the counters; its "skipped" is 1.
   """
   step = _make_step(loss_fn, optimizer, prepare)
 
@@ -50,13 +51,18 @@ def _make_step(loss_fn, optimizer, prepare):
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     updates = jax.tree.map(lambda update: state.lr_scale * update, updates)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    unless_skipped = functools.partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
     state = TrainState(
       step=state.step + 1,
-      trainable=optax.apply_updates(state.trainable, updates),
-      extra=extra,
-      opt_state=opt_state,
+      trainable=unless_skipped(optax.apply_updates(state.trainable, updates), state.trainable),
+      extra=unless_skipped(extra, state.extra),
+      opt_state=unless_skipped(opt_state, state.opt_state),
       lr_scale=state.lr_scale,
+      skipped=state.skipped + ~finite,
+      skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
-    return state, {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+    return state, {"loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - finite, **metrics}
 
   return train_step

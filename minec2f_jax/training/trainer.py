@@ -1,10 +1,12 @@
-"""The loop around the train step: one stage from its first or its last saved epoch to its end."""
+"""The loop around the train step: one stage from its first or its last saved step to its end."""
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import NamedTuple, Protocol
 
 import jax
@@ -16,10 +18,12 @@ from minec2f_jax import console
 from minec2f_jax.methods.base import Batch, Method, PyTree, Variables
 from minec2f_jax.programs import NOT_KEPT, Programs
 from minec2f_jax.training import checkpoints as checkpoints_lib
-from minec2f_jax.training import logging
+from minec2f_jax.training import interrupt, logging
 from minec2f_jax.training.optimizers import Progress, ScoreRules, after_epoch
 from minec2f_jax.training.state import TrainState, init_state
 from minec2f_jax.training.step import make_train_steps
+
+_SKIPPED_AT_MOST = 2  # in a row; one more, and the run stops
 
 
 class Feed(Protocol):
@@ -29,6 +33,7 @@ class Feed(Protocol):
   inputs: Callable[[int], Iterator[PyTree]]
   take: Callable[[PyTree, PyTree], Batch]
   resident: bool
+  ids: Callable[[int], dict[str, list[str]]]
 
 
 class Stage(NamedTuple):
@@ -48,10 +53,13 @@ class Stage(NamedTuple):
   batch_size: int
   spec: dict  # what the weights expect, for stage.json
   programs: Programs = NOT_KEPT  # what the functions above are wrapped by
+  save_every_s: float = 600.0  # at most, within an epoch; at its end the stage is saved anyway
 
 
 def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> Variables:
   """Trains `stage` and returns its best model; goes on from the latest checkpoint in `folder` if there is one.
+
+  Where it was interrupted changes nothing: not the order of the data, nor what is drawn, nor an epoch's mean metrics.
 
   Args:
     stage: what to train.
@@ -63,23 +71,38 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
     The variables with the best validation score.
 
   Raises:
-    FloatingPointError: if the loss stops being finite; the checkpoints before it stay.
+    FloatingPointError: three steps in a row had a loss or gradient that is not finite; names their samples. The
+      checkpoints before them stay.
+    Interrupted: a signal asked for it, and where the stage stands is saved.
+    CheckpointError: it cannot be saved, or what was saved is damaged or does not fit `stage`.
   """
   variables = start(stage, jax.random.fold_in(key, 0), prior)
   state, progress = init_state(variables, stage.optimizer), Progress()
   with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
     if restored := saver.restore_latest(state):
       state, progress = restored
+      _require_same_epochs(stage, int(state.step), progress, folder)
       frozen = on_device(saver.restore_frozen(variables.frozen))  # The prior may have been trained again.
       console.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {int(state.step)})")
     else:
       frozen = variables.frozen
       saver.write_spec(stage.spec, frozen)
-    with contextlib.closing(logging.MetricsWriter(folder, start_step=int(state.step))) as writer:
-      progress = _run_epochs(stage, jax.random.fold_in(key, 1), on_device(state), frozen, progress, saver, writer)
+    # Of the epoch under way a killed run may have written the line that is to be written again.
+    with contextlib.closing(logging.MetricsWriter(folder, start_step=progress.epoch * stage.steps_per_epoch)) as writer:
+      course = _Course(stage, frozen, on_device(state), progress, saver, writer)
+      course.run(jax.random.fold_in(key, 1))
     saver.wait()
-    saver.mark_finished(progress)
+    saver.mark_finished(course.progress)
     return on_device(saver.restore_variables(variables))
+
+
+def _require_same_epochs(stage: Stage, step: int, progress: Progress, folder):
+  if not 0 <= step - progress.epoch * stage.steps_per_epoch <= stage.steps_per_epoch:
+    raise checkpoints_lib.CheckpointError(
+      f"{folder} stands at step {step} after {progress.epoch} epochs, which does not fit epochs of "
+      f"{stage.steps_per_epoch} steps: the number of training images has changed. Restore the data set, or give "
+      "another --workdir."
+    )
 
 
 def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
@@ -98,30 +121,6 @@ def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
 def on_device(tree):
   """`tree` committed to the first device: an argument that is only sometimes committed compiles the step again."""
   return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-
-
-def _run_epochs(stage: Stage, key, state: TrainState, frozen, progress: Progress, saver, writer) -> Progress:
-  if progress.epoch >= stage.epochs or progress.stalled(stage.rules):
-    return progress
-  inputs = _inputs_on_device(stage, int(state.step))
-  first = next(inputs)
-  run, inputs = compile_steps(stage, state, frozen, first, key), itertools.chain([first], inputs)
-  clock = logging.Clock(total_steps=stage.epochs * stage.steps_per_epoch, images_per_step=stage.batch_size)
-  while progress.epoch < stage.epochs and not progress.stalled(stage.rules):
-    state, train = _run_epoch(stage, run, state, inputs, clock, progress.epoch + 1)
-    scores = stage.validate(Variables(state.trainable, frozen, state.extra))
-    score = scores[stage.monitor]
-    progress = after_epoch(progress, score, stage.rules)
-    state = state._replace(lr_scale=on_device(np.float32(progress.lr_scale)))
-    step = int(state.step)
-    scalars = {f"train/{name}": value for name, value in train.items()}
-    scalars |= {f"validation/{name}": value for name, value in scores.items()}
-    writer.write(step, {**scalars, "images_per_s": clock.images_per_s, "lr_scale": progress.lr_scale})
-    saver.save(state, progress, -1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
-    _report(stage, progress, train, score, clock, step)
-  if progress.stalled(stage.rules):
-    console.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
-  return progress
 
 
 def compile_steps(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTree, key: jax.Array) -> Callable:
@@ -145,54 +144,153 @@ def compile_steps(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTre
   return run
 
 
-def _inputs_on_device(stage: Stage, start_step: int) -> Iterator[PyTree]:
-  """The inputs of every call, on their way to the device while the one before is at work."""
+def _inputs_on_device(stage: Stage, start_step: int, steps: int) -> Iterator[PyTree]:
+  """The inputs of every call of so many `steps`, on their way to the device while the one before is at work."""
   inputs = stage.feed.inputs(start_step)
-  stacked = lambda: jax.tree.map(lambda *steps: np.stack(steps), *itertools.islice(inputs, stage.steps_per_call))
+  stacked = lambda: jax.tree.map(lambda *steps: np.stack(steps), *itertools.islice(inputs, steps))
   upcoming = on_device(stacked())
   while True:
     ready, upcoming = upcoming, on_device(stacked())
     yield ready
 
 
-def _run_epoch(stage: Stage, run: Callable, state: TrainState, inputs: Iterator, clock: logging.Clock, epoch: int):
-  """The state after one epoch, and the epoch's mean metrics."""
-  metrics = []
-  clock.start()
-  for step in range(stage.steps_per_call, stage.steps_per_epoch + 1, stage.steps_per_call):
-    state, step_metrics = run(state, next(inputs))
-    jax.block_until_ready(metrics[-1:])  # One call ahead of the device, not an epoch.
-    metrics.append(step_metrics)
-    clock.tick(stage.steps_per_call)
-    if clock.due():
-      done = (epoch - 1) * stage.steps_per_epoch + step
-      console.say(
-        f"[{stage.name}] epoch {epoch}: step {step}/{stage.steps_per_epoch}, {clock.images_per_s:.1f} images/s, "
-        f"{clock.left(done)} left"
+class _Course:
+  """A stage under way: what moves from one call of the device to the next, and who is told of it."""
+
+  def __init__(self, stage: Stage, frozen: PyTree, state: TrainState, progress: Progress, saver, writer):
+    self.progress = dataclasses.replace(progress, sums={})
+    self._stage, self._frozen, self._state, self._saver, self._writer = stage, frozen, state, saver, writer
+    self._tally = logging.Tally(progress.sums, step=int(state.step), skipped_in_a_row=int(state.skipped_in_a_row))
+    total_steps = stage.epochs * stage.steps_per_epoch
+    self._clock = logging.Clock(total_steps=total_steps, images_per_step=stage.batch_size)
+    self._saved_at = time.monotonic()
+
+  def run(self, key: jax.Array):
+    """Trains to the end of the stage; `key` is the root of what steps draw."""
+    stage = self._stage
+    if not self._over() and not self._left():  # Interrupted in the validation.
+      with interrupt.held():
+        self._end_epoch()
+        self._saver.wait()
+    if self._left() % stage.steps_per_call:  # Saved by a machine whose calls are shorter.
+      self._run(key, 1, self.progress.epoch + 1)
+    self._run(key, stage.steps_per_call, stage.epochs)
+    if self.progress.stalled(stage.rules):
+      console.say(f"[{stage.name}] stops: no better {stage.monitor} for {stage.rules.stop_patience} epochs")
+
+  def _over(self) -> bool:
+    return self.progress.epoch >= self._stage.epochs or self.progress.stalled(self._stage.rules)
+
+  def _left(self) -> int:
+    """Steps that the epoch under way still has."""
+    return (self.progress.epoch + 1) * self._stage.steps_per_epoch - self._tally.step
+
+  def _run(self, key: jax.Array, steps_per_call: int, epochs: int):
+    if self._over():
+      return
+    inputs = _inputs_on_device(self._stage, self._tally.step, steps_per_call)
+    first = next(inputs)
+    run = compile_steps(self._stage, self._state, self._frozen, first, key)
+    inputs = itertools.chain([first], inputs)
+    with interrupt.held():
+      while self.progress.epoch < epochs and not self._over():
+        self._train(run, inputs, steps_per_call)
+        self._end_epoch()
+      self._saver.wait()
+
+  def _train(self, run: Callable, inputs: Iterator, steps_per_call: int):
+    """Trains to the end of the epoch."""
+    under_way = None
+    self._clock.start()
+    for _ in range(self._left() // steps_per_call):
+      self._state, metrics = run(self._state, next(inputs))
+      self._count(under_way)  # One call ahead of the device, not an epoch.
+      under_way = metrics
+      self._clock.tick(steps_per_call)
+      if interrupt.asked() or time.monotonic() - self._saved_at >= self._stage.save_every_s:
+        self._count(under_way)
+        under_way = None
+        self._save(None)
+        self._leave_if_asked()
+        self._clock.start()
+      self._say_step()
+    self._count(under_way)
+    self._clock.tick(0)
+
+  def _count(self, metrics: dict[str, jax.Array] | None):
+    """Adds the metrics of a call's steps, once the device has them."""
+    if metrics is None:
+      return
+    self._tally.add(jax.device_get(metrics))
+    if len(skipped := self._tally.skipped_steps) > _SKIPPED_AT_MOST:
+      *most, last = (str(step + 1) for step in skipped)
+      samples = [f"{name} {', '.join(ids)}" for step in skipped for name, ids in self._stage.feed.ids(step).items()]
+      raise FloatingPointError(
+        f"[{self._stage.name}] loss or gradient of the steps {', '.join(most)} and {last} is not finite; their samples "
+        f"are {'; '.join(samples)}. What was saved before is intact; look at these samples, or try a smaller "
+        "config.optimizer.learning_rate or config.optimizer.clip_norm=1.0."
       )
-  jax.block_until_ready(metrics[-1:])
-  clock.tick(0)
-  means = _means(metrics)
-  if not math.isfinite(means["loss"]):
-    raise FloatingPointError(
-      f"[{stage.name}] the loss of epoch {epoch} is {means['loss']}. The checkpoints before it are intact; try a "
-      "smaller config.optimizer.learning_rate or config.optimizer.clip_norm=1.0."
+
+  def _end_epoch(self):
+    """Validates, applies the rules on the score, writes and saves."""
+    stage = self._stage
+    train, scores = self._tally.means(stage.steps_per_epoch), self._validate()
+    score = scores[stage.monitor]
+    self.progress = after_epoch(self.progress, score, stage.rules)
+    self._state = self._state._replace(lr_scale=on_device(np.float32(self.progress.lr_scale)))
+    self._tally.sums = {}
+    scalars = {f"train/{name}": value for name, value in train.items()}
+    scalars |= {f"validation/{name}": value for name, value in scores.items()}
+    pace = {} if self._clock.images_per_s is None else {"images_per_s": self._clock.images_per_s}
+    self._writer.write(self._tally.step, {**scalars, **pace, "lr_scale": self.progress.lr_scale})
+    asked, best = interrupt.asked(), self.progress.best_epoch == self.progress.epoch
+    # Where epochs are shorter than the disk is slow, the next one that finds it idle is saved.
+    if asked or best or self._over() or not self._saver.busy():
+      self._save(-1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
+    self._say_epoch(train, score)
+    if asked:
+      self._leave_if_asked()
+
+  def _validate(self) -> dict[str, float]:
+    """The scores; in a thread beside, as a signal cannot wait for all of it."""
+    pool = futures.ThreadPoolExecutor(1, "validation")
+    scores = pool.submit(self._stage.validate, Variables(self._state.trainable, self._frozen, self._state.extra))
+    pool.shutdown(wait=False)
+    while not futures.wait([scores], timeout=0.2).done:
+      if interrupt.asked():
+        self._save(None)
+        self._leave_if_asked()
+    return scores.result()
+
+  def _save(self, score: float | None):
+    self._saver.save(self._state, dataclasses.replace(self.progress, sums=self._tally.sums), score)
+    self._saved_at = time.monotonic()
+
+  def _leave_if_asked(self):
+    if signum := interrupt.asked():
+      self._saver.wait()
+      epoch, epochs = min(self.progress.epoch + 1, self._stage.epochs), self._stage.epochs
+      raise interrupt.Interrupted(
+        signum, f"in [{self._stage.name}] after step {self._tally.step}, epoch {epoch}/{epochs}"
+      )
+
+  def _say_step(self):
+    if self._clock.due():
+      stage = self._stage
+      console.say(
+        f"[{stage.name}] epoch {self.progress.epoch + 1}: step {stage.steps_per_epoch - self._left()}/"
+        f"{stage.steps_per_epoch}, {self._clock.images_per_s:.1f} images/s, {self._clock.left(self._tally.step)} left"
+      )
+
+  def _say_epoch(self, train: dict[str, float], score: float):
+    stage, progress, clock = self._stage, self.progress, self._clock
+    names = ("bce", "dice", "ssim", "boundary", "distillation")
+    parts = " ".join(f"{name} {train[name]:.3f}" for name in names if name in train)
+    distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
+    skipped = f"  {train['skipped']:.0f} steps skipped" if train["skipped"] else ""
+    pace = f"  {clock.images_per_s:.0f} images/s" if clock.images_per_s else ""
+    console.say(
+      f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}{skipped}  "
+      f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch}){pace}  "
+      f"{clock.left(self._tally.step)} left"
     )
-  return state, means
-
-
-def _means(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
-  fetched = jax.device_get(metrics)
-  return {name: float(np.mean([call[name] for call in fetched], dtype=np.float64)) for name in fetched[0]}
-
-
-def _report(stage: Stage, progress: Progress, train: dict[str, float], score: float, clock: logging.Clock, step: int):
-  parts = " ".join(
-    f"{name} {train[name]:.3f}" for name in ("bce", "dice", "ssim", "boundary", "distillation") if name in train
-  )
-  distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
-  console.say(
-    f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}  "
-    f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch})  "
-    f"{clock.images_per_s:.0f} images/s  {clock.left(step)} left"
-  )

@@ -45,6 +45,7 @@ REAL = {
   "clip_norm": ((0.01, 100), (0, 1e9)),
   "plateau_factor": ((0.01, 0.99), (1e-9, 1 - 1e-9)),
   "plateau_min_delta": ((0, 0.1), (0, 1)),
+  "checkpoint_minutes": ((1, 600), (0.01, 1e5)),
   "cache_gb": ((0, 1000), (0, 1e9)),
   "device_gb": ((0, 1000), (0, 1e9)),
   "shift_limit": ((0, 0.9), (0, 1)),

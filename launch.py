@@ -24,6 +24,14 @@ _MODE = flags.DEFINE_enum(
 _CACHE = flags.DEFINE_string(
   "compilation_cache", "~/.cache/minec2f_jax/xla", "Folder of compiled programs, shared by all runs; empty = off."
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address",
+  None,
+  "To train with several processes, on one host or on many: host:port of the first one, the same for all; auto: the "
+  "cluster tells (Slurm, Open MPI, Kubernetes, Cloud TPU).",
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", lower_bound=0)
 
 
 def main(argv):
@@ -33,13 +41,17 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save.
   import jax  # After the flags: --help need not start it.
 
-  from minec2f_jax import experiment
+  from minec2f_jax import console, devices, experiment
   from minec2f_jax.errors import UserError
   from minec2f_jax.experiment import doctor, reproduce
 
   if cache := os.path.expanduser(_CACHE.value):
     jax.config.update("jax_compilation_cache_dir", cache)
   try:
+    if _COORDINATOR.value:
+      devices.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+      if not devices.is_first():
+        console.mute()
     run = {
       "train": experiment.train,
       "evaluate": experiment.evaluate,
@@ -48,11 +60,25 @@ def main(argv):
     }[_MODE.value]
     run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
-    sys.exit(f"launch.py: {error}")
+    if jax.process_count() == 1:
+      sys.exit(f"launch.py: {error}")
+    _leave_at_once(1, str(error))  # The other processes are not waited for: they may wait for this one.
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    # One of the others has ended; it says why itself.
+    _leave_at_once(1, f"another process is gone ({_line(error)}); start all again, and they go on from what is saved.")
   except interrupt.Interrupted as error:
-    sys.stderr.write(f"launch.py: interrupted; the same command goes on {error.place}.\n")
-    sys.stderr.flush()
-    os._exit(128 + error.signum)  # At once: threads may be at work on a validation that nobody waits for.
+    devices.leave()
+    # Threads may be at work on a validation that nobody waits for.
+    _leave_at_once(128 + error.signum, f"interrupted; the same command goes on {error.place}.")
+
+
+def _leave_at_once(status: int, message: str):
+  sys.stdout.flush()
+  sys.stderr.write(f"launch.py: {message}\n")
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def _parse_flags(argv):
@@ -67,7 +93,27 @@ def _parse_flags(argv):
     sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
   if not _WORKDIR.value:
     sys.exit("launch.py: --workdir is empty: give a folder.")
+  if several := _in_several_processes():
+    sys.exit(f"launch.py: {several}")
   return left
+
+
+def _in_several_processes() -> str:
+  """What is wrong with the flags for them; "" if nothing is."""
+  given = (_PROCESSES.value is not None, _PROCESS.value is not None)
+  if _COORDINATOR.value is None:
+    return "--num_processes and --process_id need --coordinator_address=HOST:PORT." if any(given) else ""
+  if _MODE.value != "train":
+    return f"--mode={_MODE.value} runs in one process: leave out --coordinator_address."
+  if _COORDINATOR.value == "auto":
+    return (
+      "--coordinator_address=auto finds out --num_processes and --process_id: leave them out." if any(given) else ""
+    )
+  if not all(given):
+    return f"--coordinator_address={_COORDINATOR.value} needs --num_processes and --process_id, too."
+  if _PROCESS.value >= _PROCESSES.value:
+    return f"--process_id={_PROCESS.value}: of {_PROCESSES.value} processes the last is {_PROCESSES.value - 1}."
+  return ""
 
 
 def _in_config_code(error: BaseException | None) -> str:

@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
+_mute = False
+
 
 def duration(seconds: float) -> str:
   """`seconds` as people write it: 42s, 3m05s, 2h10m."""
@@ -13,9 +15,16 @@ def duration(seconds: float) -> str:
   return f"{seconds // 60}m{seconds % 60:02d}s" if seconds < 3600 else f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def mute():
+  """Lets this process say nothing more: of several that work together one speaks."""
+  global _mute
+  _mute = True
+
+
 def say(text: str):
   """One line on the console, at once."""
-  print(text, flush=True)
+  if not _mute:
+    print(text, flush=True)
 
 
 def track(items: Iterable, *, total: int, unit: str, title: str, every_s: float = 15.0) -> Iterator:

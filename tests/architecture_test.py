@@ -21,6 +21,7 @@ ALLOWED = {
   "minec2f_jax.console": (),
   "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.host": (),
+  "minec2f_jax.devices": ("minec2f_jax.errors",),
   "minec2f_jax.programs": ("minec2f_jax.errors", "minec2f_jax.files"),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
@@ -32,13 +33,20 @@ ALLOWED = {
     *PURE,
   ),
   "minec2f_jax.data": ("minec2f_jax.data", *PLAIN, *PURE),
-  "minec2f_jax.training": ("minec2f_jax.training", "minec2f_jax.methods", "minec2f_jax.programs", *PLAIN),
+  "minec2f_jax.training": (
+    "minec2f_jax.training",
+    "minec2f_jax.methods",
+    "minec2f_jax.devices",
+    "minec2f_jax.programs",
+    *PLAIN,
+  ),
   "minec2f_jax.evaluation": (
     "minec2f_jax.evaluation",
     "minec2f_jax.methods",
     "minec2f_jax.metrics",
     "minec2f_jax.data",
     "minec2f_jax.training.logging",
+    "minec2f_jax.devices",
     "minec2f_jax.programs",
   ),
   "minec2f_jax.experiment": ("minec2f_jax",),
@@ -50,7 +58,11 @@ ALLOWED = {
     *PLAIN,
     "minec2f_jax.evaluation.figures",
   ),
-  "launch": ("minec2f_jax.experiment", "minec2f_jax.training.interrupt", "minec2f_jax.errors", "minec2f_jax.host"),
+  "launch": (
+    "minec2f_jax.experiment",
+    "minec2f_jax.training.interrupt",
+    *(f"minec2f_jax.{name}" for name in ("console", "devices", "errors", "host")),
+  ),
 }
 # Libraries that one file alone may import.
 KEPT_IN = {

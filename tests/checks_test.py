@@ -156,7 +156,7 @@ class MessageTest(parameterized.TestCase):
 
   def test_many_faults_are_counted_and_ten_told(self):
     refusal = _refusal(ConfigDict({"title": "a table"}))
-    self.assertRegex(refusal, r"^the config has 14 faults: config\.seed is missing: .* \.\.\. and 4 more\.$")
+    self.assertRegex(refusal, r"^the config has 15 faults: config\.seed is missing: .* \.\.\. and 5 more\.$")
 
   def test_an_unknown_field_gets_the_nearest_name(self):
     plain = _config().to_dict()

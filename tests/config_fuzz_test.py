@@ -28,6 +28,11 @@ COMMANDS = (
   ((DEMO, "--config.optimizer.learning_rate=nan"), "config.optimizer.learning_rate=nan: give a number from"),
   ((DEMO, "--config.fine.init_from_prior=maybe"), "--config.fine.init_from_prior=maybe: .*has True there"),
   (("--config.seed=3", DEMO), "--config.seed=3 .*before a value for --config"),
+  ((DEMO, "--process_id=1"), "--process_id need --coordinator_address=HOST:PORT"),
+  ((DEMO, "--coordinator_address=a:1", "--num_processes=2", "--process_id=2"), "--process_id=2: .*the last is 1"),
+  ((DEMO, "--coordinator_address=a:1", "--num_processes=2"), "--coordinator_address=a:1 needs .*--process_id"),
+  ((DEMO, "--coordinator_address=auto", "--num_processes=2"), "--coordinator_address=auto finds out --num_processes"),
+  ((DEMO, "--coordinator_address=a:1", "--mode=doctor"), "--mode=doctor runs in one process"),
   ((DEMO, "--workdirs=x"), "Unknown command line flag 'workdirs'. Did you mean: workdir"),
 )
 # What stands in one's own file.

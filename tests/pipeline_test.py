@@ -1,5 +1,6 @@
 import itertools
 
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -41,6 +42,15 @@ class TrainBatchesTest(parameterized.TestCase):
       self.assertEqual(draw(num_threads, 0, 20), expected)
       for start in (1, 6, 13):
         self.assertEqual(draw(num_threads, start, 20 - start), expected[start:])
+
+  @parameterized.parameters(1, 2, 3)
+  def test_the_parts_of_several_processes_make_up_the_batches_of_one(self, count):
+    sources = {"fine": self.source, "coarse": toy.ArraySource(7, size=4, seed=1)}
+    draw = lambda **part: list(itertools.islice(pipeline.train_batches(sources, batch_size=6, seed=3, **part), 5))
+    parts = [draw(part=(i, count)) for i in range(count)]
+    for whole, *pieces in zip(draw(), *parts):
+      joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
+      jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
   def test_every_pass_holds_every_sample_once_in_a_new_order(self):
     seen = list(itertools.chain(*_order(self._batches(), 10)))

@@ -60,7 +60,13 @@ def _arrays(sample: Sample) -> Sample:
 
 
 def train_batches(
-  sources: Mapping[str, Source], *, batch_size: int, seed: int, start_step: int = 0, num_threads: int = 4
+  sources: Mapping[str, Source],
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  num_threads: int = 4,
+  part: tuple[int, int] = (0, 1),
 ) -> Iterator[dict[str, Sample]]:
   """Endless batches of every stream, `{stream: {"image" [B, H, W, C], "label", "valid" [B, H, W]}}`.
 
@@ -75,34 +81,39 @@ def train_batches(
     start_step: number of the first batch.
     num_threads: that read ahead; 0 reads when asked. They change no batch. Threads rather than processes: decoding
       happens in GDAL and zlib, which let go of the interpreter, and samples need not be sent from one to another.
+    part: (i, n): of each batch only the i-th of n equal parts, B = batch_size / n samples.
   """
   options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
   iterators = {}
-  for name, order in _orders({name: len(source) for name, source in sources.items()}, seed).items():
+  sizes = {name: len(source) for name, source in sources.items()}
+  for name, places in _places(sizes, batch_size, seed, part).items():
     read = functools.partial(_read, sources[name])
-    iterators[name] = iter(order.map(read).batch(batch_size).to_iter_dataset(options))
+    iterators[name] = iter(places.map(read).to_iter_dataset(options))
     iterators[name].set_state({"next_index": start_step})
   while True:
     yield {name: next(iterator) for name, iterator in iterators.items()}
 
 
 def train_indices(
-  sizes: Mapping[str, int], *, batch_size: int, seed: int, start_step: int = 0
+  sizes: Mapping[str, int], *, batch_size: int, seed: int, start_step: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
   """The places, `{stream: [B] int32}`, of the samples in `train_batches` of sources with these sizes."""
-  orders = {name: order.batch(batch_size) for name, order in _orders(sizes, seed).items()}
+  batches = _places(sizes, batch_size, seed, part)
   for step in itertools.count(start_step):
-    yield {name: order[step].astype(np.int32) for name, order in orders.items()}
+    yield {name: places[step] for name, places in batches.items()}
 
 
-def _orders(sizes: Mapping[str, int], seed: int) -> dict[str, grain.MapDataset]:
-  """An endless order of places for each stream."""
-  streams = enumerate(sorted(sizes))
-  return {name: grain.MapDataset.range(sizes[name]).seed(seed + n).shuffle().repeat() for n, name in streams}
+def _places(sizes: Mapping[str, int], batch_size: int, seed: int, part: tuple[int, int]) -> dict[str, grain.MapDataset]:
+  """For each stream, endless batches of places, [B] int32."""
+  (i, n), streams = part, enumerate(sorted(sizes))
+  orders = {name: grain.MapDataset.range(sizes[name]).seed(seed + k).shuffle().repeat() for k, name in streams}
+  own = lambda places: np.split(places, n)[i].astype(np.int32)
+  return {name: order.batch(batch_size).map(own) for name, order in orders.items()}
 
 
-def _read(source: Source, index: int) -> Sample:
-  return _arrays(source[index])
+def _read(source: Source, places: np.ndarray) -> Sample:
+  samples = [_arrays(source[place]) for place in places]
+  return {name: np.stack([sample[name] for sample in samples]) for name in _FIELDS}
 
 
 def eval_batches(source: Source, *, batch_size: int) -> Iterator[tuple[Sample, int]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from minec2f_jax import metrics
+from minec2f_jax import devices, metrics
 from minec2f_jax.data import pipeline, resident
 from minec2f_jax.methods import Method, Variables
 from minec2f_jax.programs import NOT_KEPT, Programs
@@ -37,7 +37,7 @@ def evaluate(
   """The confusion matrix of `variables` on every valid pixel of `source`, at threshold 0.5."""
   counts = [
     (_count(predict(variables, batch), batch["label"], batch["valid"]), count)
-    for batch, count in _batches(source, batch_size)
+    for batch, count in _batches(variables, source, batch_size)
   ]
   matrix = metrics.ConfusionMatrix.empty()
   for found, count in jax.device_get(counts):  # Not before: the device need not wait for the host between batches.
@@ -47,17 +47,19 @@ def evaluate(
 
 def predict_all(predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int) -> np.ndarray:
   """Logits [N, H, W] of all samples of `source`, in its order."""
-  batches = _batches(source, batch_size)
+  batches = _batches(variables, source, batch_size)
   return np.concatenate([np.asarray(predict(variables, batch))[:count] for batch, count in batches])
 
 
-def _batches(source: pipeline.Source, batch_size: int):
-  """`pipeline.eval_batches`; of a resident source without a way through the host."""
+def _batches(variables: Variables, source: pipeline.Source, batch_size: int):
+  """`pipeline.eval_batches` on the devices of `variables`; of a resident source without a way through the host."""
+  mesh = devices.mesh_of(variables)
   if not isinstance(source, resident.ResidentSource):
-    yield from pipeline.eval_batches(source, batch_size=batch_size)
+    for batch, count in pipeline.eval_batches(source, batch_size=batch_size):
+      yield devices.cut(batch, mesh), count
     return
   for places, count in pipeline.eval_indices(len(source), batch_size=batch_size):
-    yield _take(source.arrays, places), count
+    yield devices.cut(_take(source.arrays, places), mesh), count
 
 
 _take = jax.jit(resident.take)

@@ -8,7 +8,7 @@ import pathlib
 import jax
 import numpy as np
 
-from minec2f_jax import console
+from minec2f_jax import console, devices
 from minec2f_jax.data import augment, coarsen, folder, pipeline, resident, sensors, tfds_source
 from minec2f_jax.errors import UserError
 
@@ -50,7 +50,7 @@ def _put_on_device(sources: dict, budget: float) -> dict:
 
 def _device_budget(config, memory: float) -> float:
   """Bytes that samples may take on the device, if `memory` is left on the host."""
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   stats = device.memory_stats() or {}
   free = stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
   return min(config.data.device_gb * 1e9, free / 2, memory if device.platform == "cpu" else math.inf)
@@ -97,7 +97,8 @@ def _built(config, domain: str) -> str:
       'writing ":demo" after the config\'s path, as in --config=configs/fine_hybrid.py:demo.'
     )
   try:
-    return importlib.import_module(f"datasets.{name}").prepare(os.path.expanduser(config.data.data_dir))[domain]
+    with devices.first_before_others(name):
+      return importlib.import_module(f"datasets.{name}").prepare(os.path.expanduser(config.data.data_dir))[domain]
   except OSError as error:
     raise UserError(
       f"config.data.data_dir={config.data.data_dir}: {name} cannot be prepared there: {error}."

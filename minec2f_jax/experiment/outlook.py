@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 
-from minec2f_jax import console
+from minec2f_jax import console, devices
 from minec2f_jax.experiment import estimates
 from minec2f_jax.models import factory
 
@@ -81,7 +81,7 @@ def time(config, costs: Costs, splits: Places) -> Iterator[Finding]:
 
 
 def _stage_time(config, name: str, cost: estimates.Cost, splits: Places, speed) -> tuple[float, Finding]:
-  work_s, read_s = estimates.seconds(cost.step, speed, devices=len(jax.devices())), 0.0
+  work_s, read_s = estimates.seconds(cost.step, speed, devices=devices.make_mesh(config.data.batch_size).size), 0.0
   if (name, "train") not in _cached(config, splits):
     threads = max(1, min(config.data.read_threads, os.cpu_count()))
     read_s = config.data.batch_size / (splits[name, "train"].images_per_s * threads)
@@ -127,7 +127,7 @@ def nearest(path: pathlib.Path) -> pathlib.Path:
 
 def device_memory() -> float:
   """Free bytes on the first device; infinite where it does not tell."""
-  stats = jax.devices()[0].memory_stats() or {}
+  stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
 
 

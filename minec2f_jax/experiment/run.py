@@ -9,7 +9,7 @@ import shutil
 
 import jax
 
-from minec2f_jax import console, files
+from minec2f_jax import console, devices, files
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import record
 from minec2f_jax.experiment.checks import check_fields, check_networks
@@ -33,7 +33,8 @@ def train(config, workdir, *, cache=None):
 
   Args:
     config: the experiment.
-    workdir: folder of the run.
+    workdir: folder of the run; of several processes (`devices.join`) the first one's are the files in it, and all must
+      see them.
     cache: folder for programs (see `minec2f_jax.programs`), None for none. Only for processes in which no code of this
       package has been replaced.
 
@@ -41,7 +42,7 @@ def train(config, workdir, *, cache=None):
     UserError: among others, another process trains in `workdir`. Evaluating may go on beside.
   """
   check_fields(config)
-  with _held(pathlib.Path(workdir)):
+  with _held(pathlib.Path(workdir)) if devices.is_first() else contextlib.nullcontext():
     _train(config, pathlib.Path(workdir), cache)
 
 
@@ -59,17 +60,19 @@ def _train(config, workdir: pathlib.Path, cache):
     console.say(f"[coarse] the teacher is that of {config.teacher}")
   sources = open_sources(config)
   data = record.digest_data(config, workdir, sources)
-  _claim(workdir, config)
-  record.write(workdir, config, data, models.get("coarse"))
+  if devices.is_first():
+    _claim(workdir, config)
+    record.write(workdir, config, data, models.get("coarse"))
   for number, name in enumerate(DOMAINS):
     if name in wired and name not in models:
       dtype = factory.resolve_dtype(config.model.get("dtype", "float32"))
-      console.say(f"[{name}] {config[name].method} in {dtype}, on {jax.devices()[0].device_kind}")
+      console.say(f"[{name}] {config[name].method} in {dtype}, on {devices.describe(config.data.batch_size)}")
       stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
       warn_of_slow_statistics(config, stage)
       key = jax.random.fold_in(jax.random.key(config.seed), number)
       prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
-  report(config, workdir, wired, models, sources)
+  if devices.is_first():
+    report(config, workdir, wired, models, sources)
 
 
 def load_pretrained(config, workdir: pathlib.Path, names: list[str]):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from minec2f_jax import console
+from minec2f_jax import console, devices
 from minec2f_jax import methods as methods_lib
 from minec2f_jax.data import feed, pipeline
 from minec2f_jax.errors import UserError
@@ -90,7 +90,11 @@ def make_stage(
   settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
   steps_per_epoch = max(1, len(train_source) // batch_size)
   stage_feed = feed.make_feed(
-    {settings.stream: train_source}, batch_size=batch_size, seed=config.seed, num_threads=config.data.read_threads
+    {settings.stream: train_source},
+    batch_size=batch_size,
+    seed=config.seed,
+    num_threads=config.data.read_threads,
+    part=devices.part(),
   )
 
   def validate(variables: Variables) -> dict[str, float]:
@@ -120,6 +124,7 @@ def make_stage(
     monitor=config.monitor,
     batch_size=batch_size,
     spec=stage_spec(config, name),
+    mesh=devices.make_mesh(batch_size),
     save_every_s=60 * config.checkpoint_minutes,
     # The length of an epoch is in the optimizer's schedule.
     programs=wired.programs.within(name, steps_per_epoch, isinstance(wired.method.init, jax.tree_util.Partial)),
@@ -148,7 +153,8 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
     if not saver.finished():
       console.say(f"[{name}] warning: {folder} is unfinished; its best checkpoint so far is taken")
     template = jax.eval_shape(method.init, jax.random.key(0), example(config), prior)
-    return trainer.on_device(saver.restore_variables(template))
+    mesh = devices.make_mesh(config.data.batch_size)
+    return devices.everywhere(saver.restore_variables(template), mesh.local_mesh)
 
 
 def example(config) -> jax.ShapeDtypeStruct:

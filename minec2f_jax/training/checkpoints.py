@@ -50,14 +50,16 @@ class Checkpoints:
   """Saves and restores one stage: the latest checkpoints (to resume) and the best one (to use)."""
 
   def __init__(self, folder, *, keep_latest: int = 2, read_only: bool = False):
-    """Opens `folder`, an absolute path; creates it, and removes what a killed run left half done, unless `read_only`.
+    """Opens `folder`, an absolute path; creates it, and removes what a killed run left half done.
+
+    With `read_only` nothing is written, whatever is asked: of several processes that train together one writes.
 
     Raises:
       CheckpointError: `read_only` and nothing there, of an earlier version, or no place to write in.
     """
     self.folder = pathlib.Path(folder)
     self._steps_folder = self.folder / "checkpoints"
-    self._keep_latest = keep_latest
+    self._keep_latest, self._read_only = keep_latest, read_only
     self._damaged: set[int] = set()  # Found by their hashes: they look whole, and must not count.
     self._saving: futures.Future | None = None
     self._thread = futures.ThreadPoolExecutor(1, "checkpoints")
@@ -77,6 +79,8 @@ class Checkpoints:
 
   def write_spec(self, spec: dict, frozen: PyTree):
     """Writes what the stage's weights expect and what stays frozen, over what a start without a checkpoint left."""
+    if self._read_only:
+      return
     place = self.folder / "frozen"
     with manifest.told(place, "and start again"):
       if frozen:
@@ -93,6 +97,8 @@ class Checkpoints:
 
   def mark_finished(self, progress: Progress):
     """Notes that the stage has come to its end."""
+    if self._read_only:
+      return
     files.write_text(self.folder / "finished.json", json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
 
   def finished(self) -> bool:
@@ -113,6 +119,8 @@ class Checkpoints:
     Raises:
       CheckpointError: the save before this one has failed.
     """
+    if self._read_only:
+      return
     self.wait()
     trees = jax.tree.map(np.array, jax.device_get(_trees_of(state)))  # A copy: on a CPU, device_get gives a view.
     self._saving = self._thread.submit(self._write, trees, dataclasses.asdict(progress), score)

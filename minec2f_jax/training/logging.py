@@ -28,7 +28,10 @@ class MetricsWriter:
   """
 
   def __init__(self, folder, *, start_step: int = 0):
-    self._path = pathlib.Path(folder) / "metrics.jsonl"
+    """Opens `folder`; None writes nothing."""
+    self._path = folder and pathlib.Path(folder) / "metrics.jsonl"
+    if not folder:
+      return
     kept = []
     if self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start_step]
@@ -42,6 +45,8 @@ class MetricsWriter:
     Raises:
       UserError: they cannot be written.
     """
+    if not self._path:
+      return
     with self._told():
       with self._path.open("a") as file:
         file.write(json.dumps({"step": step, **{name: json_number(v) for name, v in scalars.items()}}) + "\n")
@@ -52,6 +57,8 @@ class MetricsWriter:
 
   def close(self):
     """Flushes the event file."""
+    if not self._path:
+      return
     with self._told():
       self._events.close()
 

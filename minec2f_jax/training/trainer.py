@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from minec2f_jax import console
+from minec2f_jax import console, devices
 from minec2f_jax.methods.base import Batch, Method, PyTree, Variables
 from minec2f_jax.programs import NOT_KEPT, Programs
 from minec2f_jax.training import checkpoints as checkpoints_lib
@@ -52,6 +52,7 @@ class Stage(NamedTuple):
   monitor: str  # which score rules the learning rate and the stop
   batch_size: int
   spec: dict  # what the weights expect, for stage.json
+  mesh: jax.sharding.Mesh  # the devices that share a batch, see `minec2f_jax.devices`
   programs: Programs = NOT_KEPT  # what the functions above are wrapped by
   save_every_s: float = 600.0  # at most, within an epoch; at its end the stage is saved anyway
 
@@ -78,22 +79,41 @@ def run_stage(stage: Stage, key: jax.Array, prior: Variables | None, folder) -> 
   """
   variables = start(stage, jax.random.fold_in(key, 0), prior)
   state, progress = init_state(variables, stage.optimizer), Progress()
-  with contextlib.closing(checkpoints_lib.Checkpoints(folder)) as saver:
-    if restored := saver.restore_latest(state):
+  with contextlib.closing(_open_checkpoints(folder)) as saver:
+    restored = saver.restore_latest(state)
+    _require_same_checkpoint(folder, int(restored[0].step) if restored else 0)
+    if restored:
       state, progress = restored
       _require_same_epochs(stage, int(state.step), progress, folder)
-      frozen = on_device(saver.restore_frozen(variables.frozen))  # The prior may have been trained again.
+      variables = variables._replace(frozen=saver.restore_frozen(variables.frozen))  # It may have been trained again.
       console.say(f"[{stage.name}] goes on after epoch {progress.epoch} (step {int(state.step)})")
     else:
-      frozen = variables.frozen
-      saver.write_spec(stage.spec, frozen)
+      saver.write_spec(stage.spec, variables.frozen)
     # Of the epoch under way a killed run may have written the line that is to be written again.
-    with contextlib.closing(logging.MetricsWriter(folder, start_step=progress.epoch * stage.steps_per_epoch)) as writer:
-      course = _Course(stage, frozen, on_device(state), progress, saver, writer)
+    start_step = progress.epoch * stage.steps_per_epoch
+    written = folder if devices.is_first() else None
+    with contextlib.closing(logging.MetricsWriter(written, start_step=start_step)) as writer:
+      course = _Course(stage, variables.frozen, state, progress, saver, writer)
       course.run(jax.random.fold_in(key, 1))
     saver.wait()
+    devices.meet("the stage is saved")
     saver.mark_finished(course.progress)
-    return on_device(saver.restore_variables(variables))
+    return devices.everywhere(saver.restore_variables(variables), stage.mesh.local_mesh)
+
+
+def _open_checkpoints(folder) -> checkpoints_lib.Checkpoints:
+  """Of several processes the first one's are written, and the others look on."""
+  saver = checkpoints_lib.Checkpoints(folder) if devices.is_first() else None
+  devices.meet("the folder is made")
+  return saver or checkpoints_lib.Checkpoints(folder, read_only=True)
+
+
+def _require_same_checkpoint(folder, step: int):
+  if step != (of_first := devices.of_first({"step": step})["step"]):
+    raise checkpoints_lib.CheckpointError(
+      f"{folder}: this process finds the checkpoint of step {step} there, the first one that of step {of_first:.0f}. "
+      "Processes that train together need a workdir that they all see: give one on a shared file system."
+    )
 
 
 def _require_same_epochs(stage: Stage, step: int, progress: Progress, folder):
@@ -106,7 +126,7 @@ def _require_same_epochs(stage: Stage, step: int, progress: Progress, folder):
 
 
 def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
-  """What `stage` starts from, on the device."""
+  """What `stage` starts from, on the devices of this process."""
   batch = jax.eval_shape(stage.feed.take, stage.feed.held, next(stage.feed.inputs(0)))
   image = next(iter(batch.values()))["image"]
   # Run once: on a CPU, compiling hundreds of random draws with care costs more than the draws.
@@ -115,30 +135,28 @@ def start(stage: Stage, key: jax.Array, prior: Variables | None) -> Variables:
   if isinstance(init, jax.tree_util.Partial):  # Its weights become arguments, not constants of the program.
     init, weights = init.func, init.args
   run = stage.programs.wrap("start", lambda weights, *rest: tuple(init(*weights, *rest)), compiler_options=options)
-  return on_device(Variables(*run(weights, key, jnp.zeros((1, *image.shape[1:]), image.dtype), prior)))
-
-
-def on_device(tree):
-  """`tree` committed to the first device: an argument that is only sometimes committed compiles the step again."""
-  return jax.device_put(tree, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+  variables = Variables(*run(weights, key, jnp.zeros((1, *image.shape[1:]), image.dtype), prior))
+  return devices.everywhere(variables, stage.mesh.local_mesh)
 
 
 def compile_steps(stage: Stage, state: TrainState, frozen: PyTree, inputs: PyTree, key: jax.Array) -> Callable:
   """`(state, inputs) -> (state, metrics)`, `make_train_steps` compiled before the clock starts."""
   began, tree = time.monotonic(), jax.tree.structure(state)
-  train_steps = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
+  take = lambda held, one: devices.keep_cut(stage.feed.take(held, one), stage.mesh)
+  train_steps = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, take)
+  held, key = devices.everywhere((stage.feed.held, key), stage.mesh)
 
   def leaves_of_steps(*arguments):
     state, metrics = train_steps(*arguments)
-    return jax.tree.leaves(state), metrics
+    return devices.keep_whole((jax.tree.leaves(state), metrics), stage.mesh)
 
   program = stage.programs.wrap("train steps", leaves_of_steps, donate=True)
-  compiled = program.compile(state, frozen, stage.feed.held, inputs, key)
+  compiled = program.compile(state, frozen, held, inputs, key)
   where = "lie on the device" if stage.feed.resident else "are sent to the device"
   console.say(f"[{stage.name}] compiled in {console.duration(time.monotonic() - began)}; the samples {where}")
 
   def run(state, inputs):
-    leaves, metrics = compiled(state, frozen, stage.feed.held, inputs, key)
+    leaves, metrics = compiled(state, frozen, held, inputs, key)
     return jax.tree.unflatten(tree, leaves), metrics
 
   return run
@@ -148,9 +166,9 @@ def _inputs_on_device(stage: Stage, start_step: int, steps: int) -> Iterator[PyT
   """The inputs of every call of so many `steps`, on their way to the device while the one before is at work."""
   inputs = stage.feed.inputs(start_step)
   stacked = lambda: jax.tree.map(lambda *steps: np.stack(steps), *itertools.islice(inputs, steps))
-  upcoming = on_device(stacked())
+  upcoming = devices.cut(stacked(), stage.mesh, axis=1)
   while True:
-    ready, upcoming = upcoming, on_device(stacked())
+    ready, upcoming = upcoming, devices.cut(stacked(), stage.mesh, axis=1)
     yield ready
 
 
@@ -159,10 +177,11 @@ class _Course:
 
   def __init__(self, stage: Stage, frozen: PyTree, state: TrainState, progress: Progress, saver, writer):
     self.progress = dataclasses.replace(progress, sums={})
-    self._stage, self._frozen, self._state, self._saver, self._writer = stage, frozen, state, saver, writer
+    self._stage, self._saver, self._writer = stage, saver, writer
     self._tally = logging.Tally(progress.sums, step=int(state.step), skipped_in_a_row=int(state.skipped_in_a_row))
     total_steps = stage.epochs * stage.steps_per_epoch
     self._clock = logging.Clock(total_steps=total_steps, images_per_step=stage.batch_size)
+    self._state, self._frozen = devices.everywhere((state, frozen), stage.mesh)
     self._saved_at = time.monotonic()
 
   def run(self, key: jax.Array):
@@ -207,11 +226,12 @@ class _Course:
       self._count(under_way)  # One call ahead of the device, not an epoch.
       under_way = metrics
       self._clock.tick(steps_per_call)
-      if interrupt.asked() or time.monotonic() - self._saved_at >= self._stage.save_every_s:
+      asked = devices.largest(interrupt.asked())
+      if asked or time.monotonic() - self._saved_at >= self._stage.save_every_s:
         self._count(under_way)
         under_way = None
         self._save(None)
-        self._leave_if_asked()
+        self._leave_if(asked)
         self._clock.start()
       self._say_step()
     self._count(under_way)
@@ -234,40 +254,40 @@ class _Course:
   def _end_epoch(self):
     """Validates, applies the rules on the score, writes and saves."""
     stage = self._stage
-    train, scores = self._tally.means(stage.steps_per_epoch), self._validate()
+    train, scores = self._tally.means(stage.steps_per_epoch), devices.of_first(self._validate())
     score = scores[stage.monitor]
     self.progress = after_epoch(self.progress, score, stage.rules)
-    self._state = self._state._replace(lr_scale=on_device(np.float32(self.progress.lr_scale)))
+    self._state = self._state._replace(lr_scale=devices.everywhere(np.float32(self.progress.lr_scale), stage.mesh))
     self._tally.sums = {}
     scalars = {f"train/{name}": value for name, value in train.items()}
     scalars |= {f"validation/{name}": value for name, value in scores.items()}
     pace = {} if self._clock.images_per_s is None else {"images_per_s": self._clock.images_per_s}
     self._writer.write(self._tally.step, {**scalars, **pace, "lr_scale": self.progress.lr_scale})
-    asked, best = interrupt.asked(), self.progress.best_epoch == self.progress.epoch
+    asked, best = devices.largest(interrupt.asked()), self.progress.best_epoch == self.progress.epoch
     # Where epochs are shorter than the disk is slow, the next one that finds it idle is saved.
     if asked or best or self._over() or not self._saver.busy():
       self._save(-1.0 if math.isnan(score) else score)  # The undefined loses to all defined ones.
     self._say_epoch(train, score)
-    if asked:
-      self._leave_if_asked()
+    self._leave_if(asked)
 
   def _validate(self) -> dict[str, float]:
     """The scores; in a thread beside, as a signal cannot wait for all of it."""
+    variables = Variables(self._state.trainable, self._frozen, self._state.extra)
     pool = futures.ThreadPoolExecutor(1, "validation")
-    scores = pool.submit(self._stage.validate, Variables(self._state.trainable, self._frozen, self._state.extra))
+    scores = pool.submit(self._stage.validate, devices.here(variables, self._stage.mesh))
     pool.shutdown(wait=False)
     while not futures.wait([scores], timeout=0.2).done:
-      if interrupt.asked():
+      if interrupt.asked() and not self._stage.mesh.is_multi_process:  # Those wait for each other at its end.
         self._save(None)
-        self._leave_if_asked()
+        self._leave_if(interrupt.asked())
     return scores.result()
 
   def _save(self, score: float | None):
     self._saver.save(self._state, dataclasses.replace(self.progress, sums=self._tally.sums), score)
     self._saved_at = time.monotonic()
 
-  def _leave_if_asked(self):
-    if signum := interrupt.asked():
+  def _leave_if(self, signum: int | None):
+    if signum:
       self._saver.wait()
       epoch, epochs = min(self.progress.epoch + 1, self._stage.epochs), self._stage.epochs
       raise interrupt.Interrupted(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minec2f_jax import devices
 from minec2f_jax.data import feed
 from minec2f_jax.methods import Method, Variables
 from minec2f_jax.training import checkpoints, optimizers, state, trainer
@@ -49,6 +50,7 @@ def make_stage(source=None, *, epochs: int = 3, batch_size: int = 2, **changed) 
     monitor="miou",
     batch_size=batch_size,
     spec={"bands": ["red"]},
+    mesh=devices.first_mesh(),
   )
   return stage._replace(**changed)
 

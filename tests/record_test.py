@@ -146,6 +146,15 @@ class RecordTest(parameterized.TestCase):
     record.write(self.workdir, self.config, self._digest(), _model())
     self.assertEqual(record.read_run(self.workdir)["teacher"], record.model_sha256(_model()))
 
+  def test_a_teacher_that_was_trained_again_is_refused_once_its_student_has_started(self):
+    self.config.teacher = "runs/teacher"
+    record.write(self.workdir, self.config, self._digest(), _model())
+    record.write(self.workdir, self.config, self._digest(), _model(2.0))  # Nothing has learnt from the first.
+    self.started = {"fine"}
+    record.write(self.workdir, self.config, self._digest(), _model(2.0))
+    with self.assertRaisesRegex(UserError, "config.teacher=runs/teacher: .*the teacher was trained again"):
+      record.write(self.workdir, self.config, self._digest(), _model())
+
   def test_the_hash_of_a_model_changes_with_values_types_and_names_alone(self):
     before = record.model_sha256(_model())
     self.assertEqual(record.model_sha256(_model()._replace(frozen={"teacher": 1})), before)

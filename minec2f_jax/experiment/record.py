@@ -133,19 +133,24 @@ def write(workdir, config, data: dict, teacher: Variables | None):
     config: of the run.
     data: of `digest_data`.
     teacher: out of another run (config.teacher), or None.
+
+  Raises:
+    UserError: a student there has started from another teacher.
   """
-  workdir = pathlib.Path(workdir)
-  files.write_json(workdir / "data.json", data)
-  known, now = [], environment(config)
+  workdir, now = pathlib.Path(workdir), environment(config)
+  found = {"environments": [now], "teacher": None if teacher is None else model_sha256(teacher)}
   if (workdir / "run.json").exists():
-    known = read_run(workdir)["environments"]
-  files.write_json(
-    workdir / "run.json",
-    {
-      "environments": known if now in known else [*known, now],
-      "teacher": None if teacher is None else model_sha256(teacher),
-    },
-  )
+    noted = read_run(workdir)
+    known = noted["environments"]
+    found["environments"] = known if now in known else [*known, now]
+    if checkpoints.has_checkpoints(workdir / "fine") and noted["teacher"] != found["teacher"]:
+      raise UserError(
+        f"config.teacher={config.teacher}: its weights are not those that the student in {workdir} learns from "
+        f"(SHA-256 {found['teacher']}, {noted['teacher']} when it began): the teacher was trained again. Restore it, or "
+        "give another --workdir."
+      )
+  files.write_json(workdir / "data.json", data)
+  files.write_json(workdir / "run.json", found)
 
 
 def read_run(workdir) -> dict:

@@ -146,8 +146,8 @@ def write(workdir, config, data: dict, teacher: Variables | None):
     if checkpoints.has_checkpoints(workdir / "fine") and noted["teacher"] != found["teacher"]:
       raise UserError(
         f"config.teacher={config.teacher}: its weights are not those that the student in {workdir} learns from "
-        f"(SHA-256 {found['teacher']}, {noted['teacher']} when it began): the teacher was trained again. Restore it, or "
-        "give another --workdir."
+        f"(SHA-256 {found['teacher']}, {noted['teacher']} when it began): the teacher was trained again. Restore it, "
+        "or give another --workdir."
       )
   files.write_json(workdir / "data.json", data)
   files.write_json(workdir / "run.json", found)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from jax import export
 
-from minec2f_jax import files
+from minec2f_jax import files, host
 from minec2f_jax.errors import UserError
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -98,16 +98,16 @@ class Program:
   def compile(self, *arguments) -> Callable:
     """The compiled function of such arguments."""
     if not self._kept:
-      return self._direct.lower(*arguments).compile()
+      return _compiled(self._direct.lower(*arguments))
     key = self._key(arguments)
     if key not in self._compiled:
       try:
         exported = self._load(key) or self._trace(key, arguments)
       except NotImplementedError:  # What no file can hold, such as a call back to Python.
-        return self._direct.lower(*arguments).compile()
+        return _compiled(self._direct.lower(*arguments))
       run = self._jit(lambda first, *others: exported.call(first, list(others)))
       first, *others = (jax.tree.leaves(argument) for argument in arguments)
-      self._compiled[key] = run.lower(first, *others).compile()
+      self._compiled[key] = _compiled(run.lower(first, *others))
     compiled = self._compiled[key]
     return lambda *again: compiled(*(jax.tree.leaves(argument) for argument in again))
 
@@ -144,6 +144,12 @@ class Program:
 
 
 NOT_KEPT = Programs()
+
+
+def _compiled(lowered):
+  compiled = lowered.compile()
+  host.give_back_memory()  # Else it stays beside what steps take: 4.9 instead of 3.4 GB in the teacher's at batch 4.
+  return compiled
 
 
 def _keep(path: pathlib.Path, content: bytes):

@@ -22,7 +22,7 @@ ALLOWED = {
   "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.host": (),
   "minec2f_jax.devices": ("minec2f_jax.errors",),
-  "minec2f_jax.programs": ("minec2f_jax.errors", "minec2f_jax.files"),
+  "minec2f_jax.programs": tuple(f"minec2f_jax.{name}" for name in ("errors", "files", "host")),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
   "minec2f_jax.models": ("minec2f_jax.models", *PURE),
   "minec2f_jax.methods": (

@@ -1,15 +1,12 @@
 """Trains and evaluates MineC2FNet: python launch.py --config=configs/fine_hybrid.py --workdir=DIR."""
 
-import difflib
 import os
-import re
 import sys
-import traceback
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from minec2f_jax import host
+from minec2f_jax import flag_errors, host
 from minec2f_jax.training import interrupt
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
@@ -60,14 +57,14 @@ def main(argv):
     }[_MODE.value]
     run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
-    if jax.process_count() == 1:
-      sys.exit(f"launch.py: {error}")
-    _leave_at_once(1, str(error))  # The other processes are not waited for: they may wait for this one.
+    _leave_at_once(1, str(error)) if _COORDINATOR.value else sys.exit(f"launch.py: {error}")
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+    what = flag_errors.line(error)
+    if "RESOURCE_EXHAUSTED" in what:
+      _leave_at_once(1, f"a device has too little memory ({what}); try a smaller --config.data.batch_size.")
+    if not _COORDINATOR.value:
       raise
-    # One of the others has ended; it says why itself.
-    _leave_at_once(1, f"another process is gone ({_line(error)}); start all again, and they go on from what is saved.")
+    _leave_at_once(1, f"another process is gone ({what}); start all again, and they go on from what is saved.")
   except interrupt.Interrupted as error:
     devices.leave()
     # Threads may be at work on a validation that nobody waits for.
@@ -75,6 +72,7 @@ def main(argv):
 
 
 def _leave_at_once(status: int, message: str):
+  """Ends this process without waiting for the others of its run, which may wait for it."""
   sys.stdout.flush()
   sys.stderr.write(f"launch.py: {message}\n")
   sys.stderr.flush()
@@ -86,7 +84,7 @@ def _parse_flags(argv):
     left = flags.FLAGS(argv)
     getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
   except Exception as error:  # Of absl, of ml_collections, or of the config's own code, which may raise anything.
-    sys.exit(f"launch.py: {_in_config_code(error) or _in_arguments(error, argv)}")
+    sys.exit(f"launch.py: {flag_errors.explain(error, argv)}")
   if _CONFIG.value is None and _MODE.value != "reproduce":
     sys.exit(f"launch.py: --mode={_MODE.value} needs --config, e.g. --config=configs/fine_hybrid.py.")
   if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
@@ -114,54 +112,6 @@ def _in_several_processes() -> str:
   if _PROCESS.value >= _PROCESSES.value:
     return f"--process_id={_PROCESS.value}: of {_PROCESSES.value} processes the last is {_PROCESSES.value - 1}."
   return ""
-
-
-def _in_config_code(error: BaseException | None) -> str:
-  """Place and message of an exception in a config's file, or in what it imports; "" for one of a library."""
-  if error is None:
-    return ""
-  places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-  if isinstance(error, SyntaxError):
-    places.append((error.filename, error.lineno))
-  libraries = (sys.prefix, sys.base_prefix, os.path.abspath(__file__))
-  own = [place for place in places if not (place[0].startswith("<") or os.path.abspath(place[0]).startswith(libraries))]
-  here = "{}, line {}: {}: {}".format(*own[-1], type(error).__name__, _line(error)) if own else ""
-  return _in_config_code(error.__cause__ or error.__context__) or here  # Others are wrapped around the first one.
-
-
-def _in_arguments(error: Exception, argv) -> str:
-  """What is wrong with the command line: the fields that the config does not have, or what `error` says."""
-  alone = flags.FlagValues()  # For the config without what is given beside it.
-  config_flags.DEFINE_config_file("config", None, "", flag_values=alone, sys_argv=[])
-  try:
-    rest = alone(argv, known_only=True)
-    known = dict(_fields(alone.config))
-  except Exception:
-    return f"the config's file cannot be loaded: {_line(error)}"
-  unknown = re.findall(r"(?:^| )--?(?:no)?config\.([^= ]*)", " ".join(rest))
-  near = {name: difflib.get_close_matches(name, known, n=1) for name in unknown if name not in known}
-  if near:
-    hints = {name: f"did you mean --config.{found[0]}?" if found else "take it out." for name, found in near.items()}
-    return " ".join(f"--config.{name}: there is no such field; {hint}" for name, hint in hints.items())
-  wrong = re.match(r"flag --config\.([^= ]*)", _line(error))
-  there = known.get(wrong[1]) if wrong else None
-  return _line(error) + ("" if there is None or hasattr(there, "keys") else f"; the config's file has {there!r} there")
-
-
-def _fields(section, path: str = ""):
-  """(dotted name, value) of all sections and fields of a config."""
-  for name in section if hasattr(section, "keys") else ():
-    yield f"{path}{name}", section[name]
-    yield from _fields(section[name], f"{path}{name}.")
-
-
-def _line(error: BaseException) -> str:
-  if error.args and isinstance(error.args[0], BaseException):  # So does ml_collections wrap a KeyError.
-    return _line(error.args[0])
-  text = str(error.args[0] if error.args else error)
-  if "Traceback" in text:  # ml_collections puts one into the message.
-    text = text.strip().splitlines()[-1]
-  return " ".join(text.split())
 
 
 if __name__ == "__main__":

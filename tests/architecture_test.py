@@ -21,6 +21,7 @@ ALLOWED = {
   "minec2f_jax.console": (),
   "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.host": (),
+  "minec2f_jax.flag_errors": (),
   "minec2f_jax.devices": ("minec2f_jax.errors",),
   "minec2f_jax.programs": tuple(f"minec2f_jax.{name}" for name in ("errors", "files", "host")),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
@@ -61,7 +62,7 @@ ALLOWED = {
   "launch": (
     "minec2f_jax.experiment",
     "minec2f_jax.training.interrupt",
-    *(f"minec2f_jax.{name}" for name in ("console", "devices", "errors", "host")),
+    *(f"minec2f_jax.{name}" for name in ("console", "devices", "errors", "flag_errors", "host")),
   ),
 }
 # Libraries that one file alone may import.

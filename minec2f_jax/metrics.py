@@ -3,6 +3,10 @@
 Counting runs on the device (`confusion_counts`), division happens once, on the host, in float64
 (`ConfusionMatrix.compute`). Because the counts of every image are kept, the result depends neither
 on the batch size nor on the order, and a bootstrap or a table by group needs no second evaluation.
+
+Every score comes in two averages, which differ and must not be mixed in one column: pooled, from the
+one confusion matrix of all pixels of all images (`miou`), and the mean over images of each one's own
+(`image_miou`).
 """
 
 import dataclasses
@@ -14,6 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from minec2f_jax import ops
+
+# For tables to print. What holds for a class in one image holds for it in the whole set, where the score is pooled.
+ABSENT_CLASS_POLICY = (
+  "A class that neither the label nor the prediction holds has no IoU and no F1 (0/0): it is left out of means over "
+  "classes and over images, and a score of which nothing remains is undefined (–), neither 0 nor 1. A class that only "
+  "one of the two holds has IoU and F1 0: a false alarm in an image without mine counts. Precision is undefined "
+  "without a predicted pixel, recall without a labelled one. Pixels without data and images without a valid pixel "
+  "count nowhere."
+)
 
 
 def confusion_counts(logits, label, valid=None, *, threshold=0.5):
@@ -68,6 +81,32 @@ def f1(counts):
   return _ratio(2 * overlap, overlap + either)
 
 
+def scores(counts):
+  """All scores of confusion matrices; of a set's summed counts they are pooled, of one image's they are its own.
+
+  Args:
+    counts: [..., 2, 2] whole numbers, row = label, column = prediction.
+
+  Returns:
+    A dict of [...] float64: accuracy; iou_background, iou_mine, miou (mean of the two); f1_background, f1_mine, mf1;
+    precision_mine, recall_mine. NaN where `ABSENT_CLASS_POLICY` says undefined.
+  """
+  counts = np.asarray(counts, np.int64)
+  overlap, f1_of_class = iou(counts), f1(counts)
+  mines = counts[..., 1, 1]
+  return {
+    "accuracy": _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1))),
+    "iou_background": overlap[..., 0],
+    "iou_mine": overlap[..., 1],
+    "miou": _class_mean(overlap),
+    "f1_background": f1_of_class[..., 0],
+    "f1_mine": f1_of_class[..., 1],
+    "mf1": _class_mean(f1_of_class),
+    "precision_mine": _ratio(mines, counts[..., 1].sum(axis=-1)),
+    "recall_mine": _ratio(mines, counts[..., 1, :].sum(axis=-1)),
+  }
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ConfusionMatrix:
@@ -104,39 +143,38 @@ class ConfusionMatrix:
     """This matrix with the images of `other`."""
     return ConfusionMatrix(np.concatenate([self.counts, other.counts]))
 
+  def pooled(self):
+    """[2, 2] int64, the counts of all images together."""
+    return self.counts.sum(axis=0)
+
+  def shares(self):
+    """[2, 2] float64, `pooled` as shares of all valid pixels (the paper's Table 14); NaN without any."""
+    return _ratio(self.pooled(), self.pooled().sum())
+
   def compute(self):
     """All metrics: pooled over pixels, and averaged over images (names starting with `image_`).
 
-    A class that neither label nor prediction holds has no IoU and no F1 (0 / 0): it is left out
-    of every mean over classes or images, and NaN is returned if nothing remains. The same holds
-    for a precision without a predicted pixel and a recall without a labelled one. An image
-    without valid pixels (the padding of a last batch) counts nowhere.
+    What is undefined is left out of means, see `ABSENT_CLASS_POLICY`.
 
     Returns:
-      A dict of Python floats: accuracy; iou_background, iou_mine, miou (mean of the two);
-      f1_background, f1_mine, mf1; precision_mine, recall_mine; image_iou_mine, image_f1_mine
-      (means over the images where a mine is labelled or predicted); image_miou (mean over images
-      of each one's miou). And two ints: num_images, num_pixels.
+      A dict of Python floats: those of `scores` for the pooled counts, and under `image_` + name the mean over the
+      images for which the score is defined. And ints: num_images and num_pixels, which hold a valid pixel or are one;
+      num_images_with_mine, in which a mine is labelled.
     """
-    pooled = self.counts.sum(axis=0)
-    images = self.counts[self.counts.sum(axis=(1, 2)) > 0]
-    pooled_iou, pooled_f1, image_iou = iou(pooled), f1(pooled), iou(images)
+    pooled, by_image = scores(self.pooled()), scores(self.counts)
     return {
-      "accuracy": float(_ratio(np.trace(pooled), pooled.sum())),
-      "iou_background": float(pooled_iou[0]),
-      "iou_mine": float(pooled_iou[1]),
-      "miou": _mean_of_defined(pooled_iou),
-      "f1_background": float(pooled_f1[0]),
-      "f1_mine": float(pooled_f1[1]),
-      "mf1": _mean_of_defined(pooled_f1),
-      "precision_mine": float(_ratio(pooled[1, 1], pooled[:, 1].sum())),
-      "recall_mine": float(_ratio(pooled[1, 1], pooled[1].sum())),
-      "image_iou_mine": _mean_of_defined(image_iou[:, 1]),
-      "image_f1_mine": _mean_of_defined(f1(images)[:, 1]),
-      "image_miou": _mean_of_defined([_mean_of_defined(values) for values in image_iou]),
-      "num_images": len(images),
-      "num_pixels": int(pooled.sum()),
+      **{name: float(value) for name, value in pooled.items()},
+      **{f"image_{name}": mean_of_defined(values) for name, values in by_image.items()},
+      "num_images": int((self.counts.sum(axis=(1, 2)) > 0).sum()),
+      "num_images_with_mine": int((self.counts[:, 1].sum(axis=1) > 0).sum()),
+      "num_pixels": int(self.pooled().sum()),
     }
+
+
+def mean_of_defined(values):
+  """Mean without the NaNs; NaN of nothing. Exactly rounded, hence the same in any order."""
+  values = [float(v) for v in values if not math.isnan(v)]
+  return math.fsum(values) / len(values) if values else math.nan
 
 
 def _overlap_and_union(counts):
@@ -152,7 +190,7 @@ def _ratio(numerator, denominator):
   return np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)
 
 
-def _mean_of_defined(values):
-  """Mean without the NaNs; NaN of nothing. Exactly rounded, hence the same in any order."""
-  values = [float(v) for v in values if not math.isnan(v)]
-  return math.fsum(values) / len(values) if values else math.nan
+def _class_mean(values):
+  """[..., 2] -> [...] mean of the defined ones; NaN if neither is."""
+  defined = ~np.isnan(values)
+  return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))

@@ -3,7 +3,7 @@ import math
 import hypothesis
 import jax
 import numpy as np
-from absl.testing import parameterized
+from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -78,11 +78,34 @@ class ComputeTest(parameterized.TestCase):
     result = evaluate(LOGITS, LABEL, VALID).compute()
     pairs = [(LABEL[b][VALID[b]], (LOGITS[b] > 0)[VALID[b]]) for b in range(SHAPE[0])]
     for name, score in {
+      "image_accuracy": sk.accuracy_score,
+      "image_iou_background": lambda y, p: sk.jaccard_score(y, p, pos_label=0),
       "image_iou_mine": sk.jaccard_score,
-      "image_f1_mine": sk.f1_score,
       "image_miou": lambda y, p: sk.jaccard_score(y, p, average="macro"),
+      "image_f1_background": lambda y, p: sk.f1_score(y, p, pos_label=0),
+      "image_f1_mine": sk.f1_score,
+      "image_mf1": lambda y, p: sk.f1_score(y, p, average="macro"),
+      "image_precision_mine": sk.precision_score,
+      "image_recall_mine": sk.recall_score,
     }.items():
       self.assertAlmostEqual(result[name], np.mean([score(y, p) for y, p in pairs]), delta=1e-9, msg=name)
+
+  def test_every_pooled_score_has_an_image_mean(self):
+    result = evaluate(LOGITS, LABEL, VALID).compute()
+    pooled = [name for name in result if not name.startswith(("image_", "num_"))]
+    self.assertEqual([f"image_{name}" for name in pooled], [name for name in result if name.startswith("image_")])
+    self.assertEqual(pooled, list(metrics.scores(np.zeros((2, 2)))))
+
+  def test_pooled_and_image_means_differ_where_images_differ_in_size_of_mine(self):
+    result = matrix((0, 0, 0, 90), (90, 5, 4, 1)).compute()
+    self.assertEqual(result["iou_mine"], 91 / 100)
+    self.assertEqual(result["image_iou_mine"], (1 + 1 / 10) / 2)
+
+  def test_shares_are_table_14s_percent_of_pixels(self):
+    total = matrix((6810, 352, 415, 2423), (0, 0, 0, 0))
+    np.testing.assert_allclose(100 * total.shares(), [[68.10, 3.52], [4.15, 24.23]], rtol=1e-12)
+    np.testing.assert_array_equal(total.pooled(), [[6810, 352], [415, 2423]])
+    self.assertTrue(np.isnan(metrics.ConfusionMatrix.empty().shares()).all())
 
   @parameterized.parameters(
     # Table 14 (percent of pixels): accuracy, IoU mine, mine prevalence -> printed IoU
@@ -135,10 +158,25 @@ class AbsentClassTest(parameterized.TestCase):
     # Background IoUs 1, 0, 1/2: means over the classes 1, 1/4, 1/4.
     self.assertEqual(result["image_miou"], (1.0 + 0.25 + 0.25) / 3)
 
+  def test_images_with_mine_are_those_that_label_one(self):
+    result = matrix((9, 0, 0, 0), (7, 2, 0, 0), (5, 0, 4, 0), (0, 0, 0, 9), (0, 0, 0, 0)).compute()
+    self.assertEqual((result["num_images"], result["num_images_with_mine"]), (4, 2))
+
+  def test_the_policy_names_each_case(self):
+    for words in (
+      "neither the label nor the prediction",
+      "left out of means",
+      "undefined (–)",
+      "false alarm",
+      "recall",
+    ):
+      self.assertIn(words, metrics.ABSENT_CLASS_POLICY)
+
   def test_no_image_gives_nan_and_no_warning(self):
     with np.errstate(all="raise"):
       result = metrics.ConfusionMatrix.empty().compute()
-    self.assertEqual((result.pop("num_images"), result.pop("num_pixels")), (0, 0))
+    counts = [result.pop(name) for name in ("num_images", "num_images_with_mine", "num_pixels")]
+    self.assertEqual(counts, [0, 0, 0])
     self.assertTrue(all(math.isnan(value) for value in result.values()))
 
   def test_an_image_without_valid_pixels_counts_nowhere(self):
@@ -159,6 +197,14 @@ class MergeTest(parameterized.TestCase):
     for start in range(0, len(images), batch_size):
       total = total.update(np.array(images[start : start + batch_size]).reshape(-1, 2, 2))
     self.assertEqual(total.compute(), expected)  # To the last bit.
+
+  @hypothesis.settings(max_examples=50, deadline=None)
+  @hypothesis.given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=8))
+  def test_a_perfect_prediction_scores_one_wherever_a_score_is_defined(self, images):
+    result = matrix(*[(background, 0, 0, mine) for background, mine in images]).compute()
+    for name, value in result.items():
+      if not name.startswith("num_"):
+        self.assertTrue(value == 1.0 or math.isnan(value), f"{name}={value}")
 
   def test_merge_keeps_the_counts_of_both(self):
     merged = matrix((1, 2, 3, 4)).merge(matrix((5, 6, 7, 8)))
@@ -182,3 +228,15 @@ class PerImageScoresTest(parameterized.TestCase):
     counts = np.array([[[5, 1], [2, 3]], [[4, 0], [0, 0]]])
     np.testing.assert_allclose(metrics.iou(counts), [[5 / 8, 3 / 6], [1, np.nan]])
     np.testing.assert_allclose(metrics.f1(counts), [[10 / 13, 6 / 9], [1, np.nan]])
+
+  def test_scores_of_many_matrices_are_those_of_each(self):
+    counts = RNG.integers(0, 5, (3, 4, 2, 2))
+    several = metrics.scores(counts)
+    for index in np.ndindex(3, 4):
+      alone = metrics.ConfusionMatrix.from_counts(counts[index][None]).compute()
+      for name, values in several.items():
+        np.testing.assert_equal(values[index], alone[name], name)
+
+
+if __name__ == "__main__":
+  absltest.main()

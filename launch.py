@@ -3,20 +3,27 @@
 import os
 import sys
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
-
-from minec2f_jax import flag_errors, host
+from minec2f_jax import host
 from minec2f_jax.training import interrupt
+
+if __name__ == "__main__":  # Before the other imports: they take a third of a second, and a signal may come in it.
+  host.use_huge_pages()
+  interrupt.install("launch.py")
+
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from minec2f_jax import flag_errors  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tables and figures.")
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  ["train", "evaluate", "doctor", "reproduce"],
+  ["train", "evaluate", "doctor", "reproduce", "suite"],
   "What to do. train also evaluates at the end; doctor looks over a run before it starts; reproduce trains a finished "
-  "one again and compares (--config only if its data have moved).",
+  "one again and compares (--config only if its data have moved); suite trains all rows of a table "
+  "(configs/suites/) and writes it.",
 )
 _CACHE = flags.DEFINE_string(
   "compilation_cache", "~/.cache/minec2f_jax/xla", "Folder of compiled programs, shared by all runs; empty = off."
@@ -40,7 +47,7 @@ def main(argv):
 
   from minec2f_jax import console, devices, experiment
   from minec2f_jax.errors import UserError
-  from minec2f_jax.experiment import doctor, reproduce
+  from minec2f_jax.experiment import doctor, reproduce, suite
 
   if cache := os.path.expanduser(_CACHE.value):
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -52,6 +59,7 @@ def main(argv):
     run = {
       "train": experiment.train,
       "evaluate": experiment.evaluate,
+      "suite": suite.run_suite,
       "doctor": lambda config, workdir, cache: doctor.doctor(config, workdir),
       "reproduce": lambda config, workdir, cache: reproduce.reproduce(workdir, config, cache=cache),
     }[_MODE.value]
@@ -115,7 +123,5 @@ def _in_several_processes() -> str:
 
 
 if __name__ == "__main__":
-  host.use_huge_pages()
-  interrupt.install("launch.py")
   flags.mark_flags_as_required(["workdir"])
   app.run(main, flags_parser=_parse_flags)

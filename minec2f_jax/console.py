@@ -1,5 +1,7 @@
 """What long work says on the console while it runs."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,8 +25,14 @@ def mute():
 
 def say(text: str):
   """One line on the console, at once."""
-  if not _mute:
+  if _mute:
+    return
+  try:
     print(text, flush=True)
+  except OSError as error:  # The log lies on a full disk, or its reader has gone: no reason to lose the run.
+    sys.stdout = open(os.devnull, "w")  # Also for what Python flushes at its end.
+    with contextlib.suppress(OSError):
+      print(f"nothing more is said here: the output cannot be written ({error})", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable, *, total: int, unit: str, title: str, every_s: float = 15.0) -> Iterator:

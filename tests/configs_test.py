@@ -10,8 +10,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
-from configs import suites
 from minec2f_jax import experiment
+from minec2f_jax.experiment import suite
 from minec2f_jax.models import PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
 from minec2f_jax.training import trainer
 from tests import toy
@@ -25,9 +25,9 @@ CONFIGS = sorted(
 )
 SUITES = sorted(path.stem for path in (ROOT / "configs" / "suites").glob("*.py") if path.stem != "__init__")
 ROWS = [
-  (f"{suite}_{row}", suite, row)
-  for suite in SUITES
-  for row in importlib.import_module(f"configs.suites.{suite}").get_config().rows
+  (f"{table}_{row}", table, row)
+  for table in SUITES
+  for row in importlib.import_module(f"configs.suites.{table}").get_config().order
 ]
 
 
@@ -91,9 +91,9 @@ class ConfigsTest(parameterized.TestCase):
       self.assertTrue(np.all(np.isfinite(leaf)))
 
   @parameterized.named_parameters(*ROWS)
-  def test_suite_row_trains_two_steps(self, suite, row):
-    row = importlib.import_module(f"configs.suites.{suite}").get_config().rows[row]
-    variables = _train_two_steps(suites.resolve(row))
+  def test_suite_row_trains_two_steps(self, table, row):
+    config = _load(f"suites.{table}")
+    variables = _train_two_steps(suite.row_config(config, row, seed=0))
     for leaf in jax.tree.leaves((variables.trainable, variables.extra)):
       self.assertTrue(np.all(np.isfinite(leaf)))
 

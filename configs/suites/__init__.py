@@ -1,12 +1,17 @@
-"""The paper's tables as suites: each row a config, what it overrides, and the numbers that the paper prints.
+"""The paper's tables as suites: what all rows share, each row's overrides, and the numbers that the paper prints.
 
-A suite is a ConfigDict with `title` and `rows`; a row holds `label`, `config` (path), `overrides` (nested as the
-config is) and `paper` (accuracy, mf1, miou in percent). `resolve` turns a row into its experiment.
+Command:  python launch.py --mode=suite --config=configs/suites/table4.py --workdir=runs/table4 \
+              --config.base.data.coarse.path=COARSE --config.base.data.fine.path=FINE
+No data:  python launch.py --mode=suite --config=configs/suites/table4.py:demo --workdir=runs/table4_demo
+
+A suite is a ConfigDict with `title`, `seeds` (each row is trained with each), `base` (the experiment that all rows
+start from; --config.base.* reaches them all), `rows`, and `order` (of the rows; those left out are not trained). A row
+holds `label`, `overrides` (nested as the base is; they win over it) and `paper` (accuracy, mf1, miou in percent).
 """
 
-import importlib
-
 from ml_collections import ConfigDict
+
+from configs import fine_hybrid
 
 RGB = ("red", "green", "blue")
 RGB_NIR = (*RGB, "nir")
@@ -19,21 +24,14 @@ NO_INJECTION = {"model": {"fusion": {"levels": ()}}}
 NO_DISTILLATION = {"distillation": {"selection": "none"}}
 
 
-def make_row(
-  label: str, *overrides: dict, accuracy: float, mf1: float, miou: float, config: str = "configs/fine_hybrid.py"
-) -> ConfigDict:
+def make_suite(title: str, rows: dict[str, ConfigDict], arg: str = "") -> ConfigDict:
+  """A suite of `rows` on `configs/fine_hybrid.py`; `arg` as there, "" or "demo"."""
+  return ConfigDict(dict(title=title, seeds=(0, 1, 2), base=fine_hybrid.get_config(arg), rows=rows, order=tuple(rows)))
+
+
+def make_row(label: str, *overrides: dict, accuracy: float, mf1: float, miou: float) -> ConfigDict:
   """A row of a table; later `overrides` win over earlier ones."""
   merged = ConfigDict()
   for override in overrides:
     merged.update(override)
-  return ConfigDict(
-    dict(label=label, config=config, overrides=merged, paper=dict(accuracy=accuracy, mf1=mf1, miou=miou))
-  )
-
-
-def resolve(row: ConfigDict, arg: str = "") -> ConfigDict:
-  """The experiment of `row`; `arg` ("" or "demo") goes to its config."""
-  module = importlib.import_module(row.config.removesuffix(".py").replace("/", "."))
-  config = module.get_config(arg)
-  config.update(row.overrides)
-  return config
+  return ConfigDict(dict(label=label, overrides=merged, paper=dict(accuracy=accuracy, mf1=mf1, miou=miou)))

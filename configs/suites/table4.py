@@ -11,18 +11,13 @@ from configs import suites
 
 def get_config(arg: str = "") -> ConfigDict:
   """Rows "none" to "hybrid"."""
-  del arg
   common = {"data": {"bands": suites.RGB_NIR}, **suites.NO_INJECTION}
   select = lambda selection: {"distillation": {"selection": selection}}
-  return ConfigDict(
-    dict(
-      title="Table 4: attentive knowledge transfer (RGB+NIR)",
-      rows=dict(
-        none=suites.make_row("No distillation", common, suites.FINE_ONLY, accuracy=89.00, mf1=75.39, miou=62.35),
-        standard=suites.make_row("Standard", common, select("standard"), accuracy=89.38, mf1=75.79, miou=62.59),
-        image=suites.make_row("Image-level", common, select("image"), accuracy=90.42, mf1=78.79, miou=67.17),
-        pixel=suites.make_row("Pixel-level", common, select("pixel"), accuracy=91.14, mf1=79.30, miou=67.84),
-        hybrid=suites.make_row("Hybrid", common, select("hybrid"), accuracy=91.10, mf1=79.61, miou=67.91),
-      ),
-    )
+  rows = dict(
+    none=suites.make_row("No distillation", common, suites.FINE_ONLY, accuracy=89.00, mf1=75.39, miou=62.35),
+    standard=suites.make_row("Standard", common, select("standard"), accuracy=89.38, mf1=75.79, miou=62.59),
+    image=suites.make_row("Image-level", common, select("image"), accuracy=90.42, mf1=78.79, miou=67.17),
+    pixel=suites.make_row("Pixel-level", common, select("pixel"), accuracy=91.14, mf1=79.30, miou=67.84),
+    hybrid=suites.make_row("Hybrid", common, select("hybrid"), accuracy=91.10, mf1=79.61, miou=67.91),
   )
+  return suites.make_suite("Table 4: attentive knowledge transfer (RGB+NIR)", rows, arg)

@@ -126,3 +126,34 @@ def save_shift(path, sets: dict[str, label_geometry.LabelStatistics], *, bins: i
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16))  # Bars may stand anywhere inside.
   figure.savefig(pathlib.Path(path), dpi=110)
+
+
+def save_rows(path, points: Sequence[tuple[str, Sequence[float], float]], *, title: str, unit: str, data: str):
+  """Draws the rows of a table: ours seed by seed with their mean, and beside it what the paper prints.
+
+  Two axes: the heights belong to different data, the order may be compared.
+
+  Args:
+    path: PNG to write.
+    points: (label, score of each seed, the paper's score) of each row, the first on top.
+    title: of the table.
+    unit: of the scores.
+    data: that ours are of.
+  """
+  figure = Figure(figsize=(9, 1.5 + 0.42 * len(points)), layout="constrained")
+  ours, paper = figure.subplots(1, 2, sharey=True)
+  places = np.arange(len(points))
+  for place, (_, scores, printed) in zip(places, points):
+    if len(scores):
+      ours.plot(scores, np.full(len(scores), place), "o", color=MINE_COLOUR, alpha=0.5, markersize=6)
+      ours.plot([np.mean(scores)] * 2, [place - 0.28, place + 0.28], color=MINE_COLOUR, linewidth=2.5)
+    paper.plot(printed, place, "D", color=TEACHER_COLOUR, markersize=7)
+  ours.set_yticks(places, [label for label, _, _ in points])
+  ours.invert_yaxis()
+  ours.set(title=f"ours on {data}: seeds and mean", xlabel=unit, ylim=(len(points) - 0.5, -0.5))
+  paper.set(title="the paper on its data", xlabel=unit)
+  for axis in (ours, paper):
+    axis.grid(alpha=0.3)
+    axis.margins(x=0.15)
+  figure.suptitle(title)
+  figure.savefig(pathlib.Path(path), dpi=110)

@@ -120,7 +120,7 @@ def read_data(workdir) -> Places:
     }
   except AttributeError:
     plain = {("", ""): {}}
-  if any(not isinstance(entry, dict) or set(entry) != _DIGEST for entry in plain.values()):
+  if not plain or any(not isinstance(entry, dict) or set(entry) != _DIGEST for entry in plain.values()):
     raise UserError(f"{path}: is not what a run writes; restore the file, or start in another workdir")
   return plain
 

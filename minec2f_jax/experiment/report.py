@@ -1,6 +1,5 @@
 """What a run leaves for its reader: tables, curves and panels."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -13,6 +12,7 @@ from minec2f_jax.evaluation import figures, tables
 from minec2f_jax.experiment.data import DOMAINS, data_name
 from minec2f_jax.experiment.stages import Wired
 from minec2f_jax.methods import Variables
+from minec2f_jax.training.logging import read_metrics
 
 _PANEL_ROWS = 5
 
@@ -29,12 +29,15 @@ def report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict[
           "model": _title(config, name),
           "trained_on": name,
           "tested_on": f"{domain} test ({len(source)})",
+          "domain": domain,
           "scores": matrix.compute(),
+          # Pixels by label, then prediction, of each image: for intervals and tests, without a second evaluation.
+          "counts": dict(zip(source.ids, matrix.counts.tolist())),
         }
       )
   title = f"Test scores in percent (number of images); data: {data_name(config)}; seed {config.seed}"
   tables.write_tables(rows, workdir, title=title)
-  histories = {name: _history(workdir / name / "metrics.jsonl") for name in models}
+  histories = {name: read_metrics(workdir / name / "metrics.jsonl") for name in models}
   figures.save_curves(workdir / "curves.png", {k: v for k, v in histories.items() if v}, score=config.monitor)
   for domain, source in tests.items():
     _save_panel(config, workdir / f"panel_{domain}.png", wired, models, source, f"{data_name(config)}, {domain} test")
@@ -71,7 +74,3 @@ def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variabl
 def _title(config, stage: str) -> str:
   names = {("coarse", "supervised"): "teacher", ("fine", "attentive_distillation"): "student"}
   return names.get((stage, config[stage].method), config[stage].method)
-
-
-def _history(path: pathlib.Path) -> list[dict]:
-  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

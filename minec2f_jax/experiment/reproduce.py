@@ -21,6 +21,7 @@ from minec2f_jax.experiment.run import train
 from minec2f_jax.experiment.stages import first_difference, load_stage, stages_of, wire
 from minec2f_jax.methods import Variables
 from minec2f_jax.training import checkpoints
+from minec2f_jax.training.logging import read_metrics
 
 # Of scores, which lie between 0 and 1. The demo (32 epochs, 40 test images) trained without XLA's costly optimizations,
 # which round otherwise, came out by up to 0.073 (teacher) and 0.025 (student) beside the run with them.
@@ -176,10 +177,9 @@ def _scratch(workdir: pathlib.Path) -> pathlib.Path:
 
 def _history(path: pathlib.Path) -> dict[str, float | None]:
   """{"epoch 1, train/loss": 0.5, ...}."""
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
   return {
     f"epoch {epoch}, {name}": value
-    for epoch, line in enumerate(lines, start=1)
+    for epoch, line in enumerate(read_metrics(path), start=1)
     for name, value in line.items()
     if name != _PACE
   }

@@ -28,7 +28,7 @@ from minec2f_jax.models import factory, pretrained
 from minec2f_jax.training import checkpoints, trainer
 
 
-def train(config, workdir, *, cache=None):
+def train(config, workdir, *, cache=None, opener=open_sources):
   """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`.
 
   Args:
@@ -37,16 +37,17 @@ def train(config, workdir, *, cache=None):
       see them.
     cache: folder for programs (see `minec2f_jax.programs`), None for none. Only for processes in which no code of this
       package has been replaced.
+    opener: opens the data, see `open_sources`.
 
   Raises:
     UserError: among others, another process trains in `workdir`. Evaluating may go on beside.
   """
   check_fields(config)
-  with _held(pathlib.Path(workdir)) if devices.is_first() else contextlib.nullcontext():
-    _train(config, pathlib.Path(workdir), cache)
+  with held(pathlib.Path(workdir)) if devices.is_first() else contextlib.nullcontext():
+    _train(config, pathlib.Path(workdir), cache, opener)
 
 
-def _train(config, workdir: pathlib.Path, cache):
+def _train(config, workdir: pathlib.Path, cache, opener):
   programs = programs_of(config, cache)
   check_networks(config, programs)
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
@@ -58,7 +59,7 @@ def _train(config, workdir: pathlib.Path, cache):
   if config.teacher:
     prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
     console.say(f"[coarse] the teacher is that of {config.teacher}")
-  sources = open_sources(config)
+  sources = opener(config)
   data = record.digest_data(config, workdir, sources)
   if devices.is_first():
     _claim(workdir, config)
@@ -142,8 +143,10 @@ def check_same_run(workdir: pathlib.Path, config):
   """Raises a UserError if the checkpoints in `workdir` come from another config."""
   started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
   if started:
-    found = _settled(checkpoints.read_json(workdir / "config.json"), started)
-    if different := first_difference(found, _settled(_plain(config), started), "config"):
+    found = checkpoints.read_json(workdir / "config.json")
+    if not isinstance(found, dict):
+      raise UserError(f"{workdir / 'config.json'}: is not what a run writes; restore it, or give another --workdir.")
+    if different := first_difference(_settled(found, started), _settled(_plain(config), started), "config"):
       raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
 
 
@@ -166,7 +169,7 @@ def _plain(config) -> dict:
 
 
 @contextlib.contextmanager
-def _held(workdir: pathlib.Path):
+def held(workdir: pathlib.Path):
   """Makes `workdir` and holds it against a second run; one in which nothing came to be goes again."""
   with contextlib.ExitStack() as stack:
     try:

@@ -32,10 +32,8 @@ class MetricsWriter:
     self._path = folder and pathlib.Path(folder) / "metrics.jsonl"
     if not folder:
       return
-    kept = []
-    if self._path.exists():
-      kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= start_step]
-    files.write_text(self._path, "".join(line + "\n" for line in kept))
+    kept = [entry for entry in read_metrics(self._path) if entry["step"] <= start_step]
+    files.write_text(self._path, "".join(json.dumps(entry) + "\n" for entry in kept))
     with self._told():
       self._events = tensorboardX.SummaryWriter(str(folder), purge_step=start_step + 1, flush_secs=10)
 
@@ -73,11 +71,25 @@ class MetricsWriter:
       ) from error
 
 
-def _step_of(line: str) -> float:
-  try:
-    return json.loads(line)["step"]
-  except (ValueError, KeyError):  # The last line of a killed run may be cut.
-    return math.inf
+def read_metrics(path) -> list[dict]:
+  """The lines of a metrics.jsonl, {"step": 4, "train/loss": 0.5, ...} each; a file that is not there has none.
+
+  Damaged lines are left out, and told but for the last: a killed run may have cut it.
+  """
+  path = pathlib.Path(path)
+  lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+  entries = [_entry(line) for line in lines]
+  if damaged := [str(number) for number, entry in enumerate(entries[:-1], start=1) if entry is None]:
+    console.say(f"{path}: line {', '.join(damaged)} cannot be read and is left out")
+  return [entry for entry in entries if entry is not None]
+
+
+def _entry(line: str) -> dict | None:
+  with contextlib.suppress(ValueError):
+    entry = json.loads(line)
+    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+      return entry
+  return None
 
 
 class Tally:
@@ -91,16 +103,22 @@ class Tally:
     self.sums, self.step = dict(sums or {}), step
     self.skipped_steps = list(range(step - skipped_in_a_row, step))
 
-  def add(self, metrics: Mapping[str, np.ndarray]):
-    """Adds `{name: [steps]}`, of which "skipped" is 1 for the steps whose other metrics do not count."""
-    columns = {name: values.tolist() for name, values in metrics.items()}
+  def add(self, metrics: Mapping[str, np.ndarray]) -> list[int]:
+    """Adds `{name: [steps]}`, of which "skipped" is 1 for the steps whose other metrics do not count.
+
+    Returns:
+      The longest row of skipped steps among them, with those that lead up to it.
+    """
+    columns, longest = {name: values.tolist() for name, values in metrics.items()}, []
     for row in range(len(columns["skipped"])):
       skipped = bool(columns["skipped"][row])
       self.skipped_steps = [*self.skipped_steps, self.step] if skipped else []
+      longest = max(longest, self.skipped_steps, key=len)
       self.step += 1
       counted = ["skipped"] if skipped else columns
       for name in columns:
         self.sums[name] = self.sums.get(name, 0.0) + (columns[name][row] if name in counted else 0.0)
+    return longest
 
   def means(self, steps: int) -> dict[str, float]:
     """The means over the counted ones of an epoch's `steps`, NaN if there are none, and the number "skipped"."""

@@ -241,8 +241,8 @@ class _Course:
     """Adds the metrics of a call's steps, once the device has them."""
     if metrics is None:
       return
-    self._tally.add(jax.device_get(metrics))
-    if len(skipped := self._tally.skipped_steps) > _SKIPPED_AT_MOST:
+    # A good step may follow in the same call.
+    if len(skipped := self._tally.add(jax.device_get(metrics))[: _SKIPPED_AT_MOST + 1]) > _SKIPPED_AT_MOST:
       *most, last = (str(step + 1) for step in skipped)
       samples = [f"{name} {', '.join(ids)}" for step in skipped for name, ids in self._stage.feed.ids(step).items()]
       raise FloatingPointError(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minec2f_jax import console
 from minec2f_jax.training import checkpoints
 from tests.faults import stage
 
@@ -44,7 +45,8 @@ def strike_all(folder, *, flips: int, seed: int = 0) -> dict[str, int]:
   """
   folder, rng, counts = pathlib.Path(folder), np.random.default_rng(seed), collections.Counter()
   stage.save(folder, [0.1, 0.2])
-  for path, kind in _targets(folder, flips):
+  targets = list(_targets(folder, flips))
+  for path, kind in console.track(targets, total=len(targets), unit="files", title="flips"):
     raw = path.read_bytes()
     strike(path, kind, rng)
     counts[kind] += 1

@@ -1,215 +1,251 @@
-"""Kills a whole run again and again, at any moment of it, and holds its end against that of a run left alone."""
+"""Strikes whole runs again and again, at any moment of them, and holds their ends against that of one left alone."""
 
 import collections
+import dataclasses
 import itertools
-import json
-import os
 import pathlib
-import re
+import queue
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
+from collections.abc import Sequence
+from concurrent import futures
 
-import jax
 import numpy as np
 
-from minec2f_jax import experiment
-from minec2f_jax.methods import Variables
-from minec2f_jax.training import checkpoints
-from minec2f_jax.training import state as state_lib
-from tests import toy_folder
+from minec2f_jax import console
+from tests.faults import flips, lives, run_ends, sites
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-_COPIES = 3  # Of each domain 16 chips to train on: epochs of eight steps, longer than a save.
-_EPOCHS = 6
-_CONFIG = """
-import pathlib
-from tests.faults import run_kills
-get_config = lambda: run_kills.make_config(pathlib.Path({folder!r}), {stages!r})
-"""
-_SETTINGS = {
-  "JAX_PLATFORMS": "cpu",
-  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
+# "flip" kills, and then damages the latest checkpoint if there is one before it.
+SIGNALS = {"kill": signal.SIGKILL, "flip": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
+_GIVE_UP = 3  # failed runs
 
 
-def make_config(folder: pathlib.Path, stages: tuple[str, ...]):
-  """Stages of the paper's run at toy size on the chips in `folder`/data."""
-  config = toy_folder.run_config(folder / "data")
-  config.stages = stages
-  config.coarse.epochs = config.fine.epochs = _EPOCHS
-  return config
-
-
-def kill_run(folder, *, kills: int, seed: int = 0, stages: tuple[str, ...] = ("coarse", "fine")) -> dict:
-  """Kills runs of launch.py `kills` times, and starts each again until it is through.
+def strike_runs(
+  site: sites.Site,
+  kinds: Sequence[str],
+  *,
+  title: str,
+  seed: int = 0,
+  phases: Sequence[str] = (),
+  per_run: int = 5,
+  workers: int = 1,
+) -> dict:
+  """Strikes runs in `site` once for each of `kinds`, and starts each again until it is through.
 
   Args:
-    folder: an empty folder.
-    kills: how many. A run that comes through before is compared, and another begins.
-    seed: of the moments: half of them anywhere from the process' start on, half from the first steps on.
-    stages: of the run.
+    site: of the runs.
+    kinds: what strikes, of `SIGNALS`. A strike that comes after its run's end is made again in another.
+    title: stands before lines of progress, and names workdirs.
+    seed: of the moments.
+    phases: of `lives.PHASES`, one a strike: the moments are in them; none: half of the moments are anywhere from the
+      process' start on, half in a phase drawn at random.
+    per_run: a run is left to come through after so many strikes.
+    workers: so many runs at a time.
 
   Returns:
-    Counts: "killed", of these "before_steps", "in_steps" (and validations, and saves) and "in_report"; "runs" that came
-    through; and what must be 0: "failed" (restarts that did not go on by themselves), "different" (runs that ended with
-    other weights, progress or metrics than one left alone), "debris" (files left over), "unused" (checkpoints on the
-    disk that a restart did not go on from). "lost_epochs" and "lost_s" are the most that a kill cost: what was trained
-    since the last save that had come to its end.
+    "struck": how many strikes landed, "places": in which phases; "too_early": signals that came while Python was
+    starting, and were sent again; "runs" that came through; "flipped": how many checkpoints were damaged;
+    "lost_epochs", "lost_s": the most that a strike cost of what had been trained since the last complete save;
+    "slowest_s": the longest from a signal to the end; "wrong": a text for whatever went otherwise than promised (a
+    status, a message, a restart that did not go on from the last complete save, other bits at the end, files left).
   """
-  folder, rng = pathlib.Path(folder).absolute(), np.random.default_rng(seed)
-  _write_data(folder / "data")
-  (folder / "config.py").write_text(_CONFIG.format(folder=str(folder), stages=stages))
-  _Life(folder, "warm").end()  # Compiles for all others.
-  whole = _Life(folder, "whole")
-  whole.end()
-  counts = collections.Counter(dict.fromkeys(("killed", "runs", "failed", "different", "debris", "unused"), 0))
-  counts.update(dict.fromkeys(("before_steps", "in_steps", "in_report", "lost_epochs", "lost_s"), 0))
-  before = None
-  while counts["killed"] < kills or before:
-    life = _Life(folder, f"run{counts['runs'] + counts['failed']}")
-    if counts["killed"] < kills:
-      life.kill_at(whole.seconds, whole.steps_s, rng)
-    status = life.end()
-    if before:
-      _compare_restart(before, life, counts)
-    if status == -signal.SIGKILL:
-      counts.update(["killed", life.moment(stages[-1])])
-      before = life
-      continue
-    before = None
-    counts["failed" if status else "runs"] += 1
-    if status:
-      print(f"{life.workdir} ended with status {status}: {life.errors}")
-      continue
-    counts["different"] += not same_end(make_config(folder, stages), life.workdir, whole.workdir)
-    counts["debris"] += len(debris(life.workdir))
-  return dict(counts)
+  plan = _Plan(kinds, phases)
+  tallies = [_Tally() for _ in range(workers)]
+  with futures.ThreadPoolExecutor(workers) as pool:
+    work = [
+      pool.submit(_work, site, plan, tally, (seed, n), f"{title} {n}", per_run) for n, tally in enumerate(tallies)
+    ]
+    for _ in console.track(plan.landings(work), total=len(kinds), unit="strikes", title=title):
+      pass
+    for one in work:
+      one.result()
+  most = {name: max(getattr(tally, name) for tally in tallies) for name in ("lost_epochs", "lost_s", "slowest_s")}
+  sums = {name: sum(tally.counts[name] for tally in tallies) for name in ("struck", "runs", "flipped", "too_early")}
+  places = sum((tally.places for tally in tallies), collections.Counter())
+  return {**sums, **most, "places": dict(places), "wrong": sum((tally.wrong for tally in tallies), [])}
 
 
-def _write_data(data: pathlib.Path):
-  toy_folder.write_folder(data)
-  header, *lines = (data / "index.csv").read_text().splitlines()
-  for line, copy in itertools.product(lines.copy(), range(_COPIES)):
-    name, rest = line.split(",", 1)
-    for kind in ("images", "masks"):
-      shutil.copy(data / kind / f"{name}.tif", data / kind / f"{name}copy{copy}.tif")
-    lines.append(f"{name}copy{copy},{rest}")
-  (data / "index.csv").write_text("\n".join([header, *lines]) + "\n")
+class _Plan:
+  """Which strikes are still to be made; several workers ask it."""
+
+  def __init__(self, kinds: Sequence[str], phases: Sequence[str]):
+    self._todo = collections.deque(itertools.zip_longest(kinds, phases, fillvalue=None))
+    self._landed, self._total = queue.Queue(), len(kinds)
+
+  def take(self) -> tuple[str, str | None] | None:
+    """The kind and phase of the next strike; None if there is none."""
+    try:
+      return self._todo.popleft()
+    except IndexError:
+      return None
+
+  def put_back(self, strike: tuple[str, str | None]):
+    self._todo.appendleft(strike)
+
+  def land(self):
+    self._landed.put(None)
+
+  def landings(self, work: Sequence[futures.Future]):
+    """Yields at every strike that lands; ends when all have, or nobody works on."""
+    count = 0
+    while count < self._total and not (all(one.done() for one in work) and self._landed.empty()):
+      try:
+        self._landed.get(timeout=1)
+      except queue.Empty:
+        continue
+      count += 1
+      yield count
 
 
-class _Life:
-  """One process of a run: what it said, and when."""
+class _Tally:
+  """What one worker has seen."""
 
-  def __init__(self, folder: pathlib.Path, name: str):
-    self.workdir, self.lines, self.began, self._doom = folder / name, [], time.monotonic(), None
-    self.found = steps_on_disk(self.workdir)
-    command = [sys.executable, "launch.py", f"--config={folder / 'config.py'}", f"--workdir={self.workdir}"]
-    command.append(f"--compilation_cache={folder / 'cache'}")
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    self._process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **_SETTINGS}, **pipes)
+  def __init__(self):
+    self.counts, self.places, self.wrong = collections.Counter(), collections.Counter(), []
+    self.lost_epochs, self.lost_s, self.slowest_s = 0, 0.0, 0.0
 
-  def kill_at(self, seconds: float, steps_s: float, rng: np.random.Generator):
-    """Chooses the moment: after so long, or so long after the first steps begin."""
-    after_compiling = bool(rng.integers(2))
-    self._doom = (after_compiling, rng.uniform(0, seconds - steps_s if after_compiling else seconds))
-    if not after_compiling:
-      self._set_timer()
-
-  def _set_timer(self):
-    timer = threading.Timer(self._doom[1], self._process.kill)
-    timer.daemon = True
-    timer.start()
-
-  def end(self) -> int:
-    """Hears the process to its end; its status."""
-    errors = []
-    listener = threading.Thread(target=lambda: errors.append(self._process.stderr.read()))
-    listener.start()
-    waiting = bool(self._doom and self._doom[0])
-    for line in self._process.stdout:
-      self.lines.append((time.monotonic(), line))
-      if waiting and "compiled in" in line:
-        waiting = False
-        self._set_timer()
-    status = self._process.wait()
-    listener.join()
-    self.errors, self.ended = errors[0], time.monotonic()
-    self.seconds = self.ended - self.began
-    self.steps_s = next((at - self.began for at, line in self.lines if "compiled in" in line), self.seconds)
-    return status
-
-  def moment(self, last_stage: str) -> str:
-    """Where it was killed, as the counts call it."""
-    if (self.workdir / last_stage / "finished.json").exists():
-      return "in_report"
-    return "in_steps" if any("compiled in" in line for _, line in self.lines) else "before_steps"
-
-  def epochs(self) -> dict[tuple[str, int], float]:
-    """(stage, epoch) -> when it was said to be over."""
-    found = ((at, re.match(r"\[(\w+)\] epoch (\d+)/\d+  loss", line)) for at, line in self.lines)
-    return {(match[1], int(match[2])): at for at, match in found if match}
-
-  def resumed(self) -> dict[str, tuple[int, int]]:
-    """Stage -> epoch and step that it went on from."""
-    found = (re.match(r"\[(\w+)\] goes on after epoch (\d+) \(step (\d+)\)", line) for _, line in self.lines)
-    return {match[1]: (int(match[2]), int(match[3])) for match in found if match}
+  def complain(self, name: str, text: str):
+    self.wrong.append(f"{name}: {text}")
 
 
-def _compare_restart(killed: _Life, life: _Life, counts: collections.Counter):
-  """Counts what the restart did not find again."""
-  for stage, (epoch, step) in life.resumed().items():
-    counts["unused"] += step < life.found[stage]
-    over = {number: at for (name, number), at in killed.epochs().items() if name == stage}
-    lost = [at for number, at in over.items() if number > epoch]
-    counts["lost_epochs"] = max(counts["lost_epochs"], len(lost))
-    counts["lost_s"] = max(
-      counts["lost_s"],
-      round(killed.ended - max([at for at in over.values() if at not in lost], default=killed.ended), 2),
-    )
+@dataclasses.dataclass
+class _Outcome:
+  """One process of a run when it has ended."""
 
+  life: lives.Life
+  workdir: pathlib.Path
+  strike: tuple[str, str | None] | None
+  found: dict[str, int]  # stage -> its latest checkpoint on the disk
+  flipped: pathlib.Path | None = None
 
-def steps_on_disk(workdir: pathlib.Path) -> dict[str, int]:
-  """Stage -> its latest checkpoint."""
-  found = collections.defaultdict(int)
-  for path in workdir.glob("*/checkpoints/*"):
-    if path.name.isdecimal():
-      found[path.parts[-3]] = max(found[path.parts[-3]], int(path.name))
-  return found
-
-
-def debris(workdir: pathlib.Path) -> list[str]:
-  """Names of what only a run under way may have."""
-  names = [path.name for path in workdir.rglob("*")]
-  return sorted(name for name in names if (name.startswith(".") and name != ".lock") or "partial" in name)
-
-
-def same_end(config, workdir: pathlib.Path, other: pathlib.Path) -> bool:
-  """Whether two runs ended with the same bits: the latest state and progress, the best model, and the metrics."""
-  prior, source = None, range(_COPIES * 4 + 4)
-  for name, wired in experiment.wire(config).items():
-    stage = experiment.make_stage(config, name, wired, source, source)
-    prior = jax.eval_shape(wired.method.init, jax.random.key(0), experiment.stages.example(config), prior)
-    ends = [_end(path / name, stage, prior) for path in (workdir, other)]
-    same = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), *ends)
-    if not all(jax.tree.leaves(same)) or metrics(workdir / name) != metrics(other / name):
+  @property
+  def landed(self) -> bool:
+    """Whether the strike ended it."""
+    if self.strike is None or self.life.hung:
       return False
-  return True
+    signum = SIGNALS[self.strike[0]]
+    return self.life.status == (-signum if signum == signal.SIGKILL else 128 + signum)
+
+  @property
+  def too_early(self) -> bool:
+    """Whether a signal that asks came before launch.py listened: nothing had begun, and nothing is lost."""
+    signum = self.strike and SIGNALS[self.strike[0]]
+    return signum in (signal.SIGTERM, signal.SIGINT) and self.life.status == -signum and not self.life.lines
 
 
-def _end(folder: pathlib.Path, stage, variables: Variables):
-  template = jax.eval_shape(lambda start: state_lib.init_state(start, stage.optimizer), variables)
-  saver = checkpoints.Checkpoints(folder, read_only=True)
-  state, progress = saver.restore_latest(template)
-  saver.close()
-  return state, vars(progress), saver.restore_variables(variables)
+def _work(site: sites.Site, plan: _Plan, tally: _Tally, seed, name: str, per_run: int):
+  """Runs that are struck, one after the other, until all strikes are made."""
+  rng = np.random.default_rng(seed)
+  for number in itertools.count():
+    workdir = site.folder / f"{name} {number}"
+    last = _run(site, workdir, plan, tally, per_run, rng)
+    if last is None:
+      return
+    _check_end(site, last, tally)
+    if len(tally.wrong) >= _GIVE_UP:
+      return
 
 
-def metrics(folder: pathlib.Path) -> list[dict]:
-  """The lines of metrics.jsonl but for what a clock decides."""
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
-  return [{name: value for name, value in json.loads(line).items() if name != "images_per_s"} for line in lines]
+def _run(site, workdir: pathlib.Path, plan: _Plan, tally: _Tally, per_run: int, rng) -> _Outcome | None:
+  """The last process of a run, which came through or failed; None if there is nothing left to strike."""
+  before, strikes = None, 0
+  while True:
+    strike = plan.take() if strikes < per_run else None
+    if strike is None and before is None:
+      return None
+    now = _live(site, workdir, strike, rng)
+    if before:
+      _compare_restart(before, now.life, tally, workdir.name)
+    before = now
+    if now.landed:
+      strikes += 1
+      _note_landed(plan, tally, now, rng)
+    elif strike:
+      plan.put_back(strike)
+    if now.too_early:
+      tally.counts["too_early"] += 1
+      continue
+    if told := now.life.told():
+      tally.complain(workdir.name, f"{strike and strike[0]} in {now.life.place()}: {told}")
+    if not now.landed:
+      return now
+
+
+def _live(site: sites.Site, workdir: pathlib.Path, strike, rng: np.random.Generator) -> _Outcome:
+  life = site.start(workdir.name)
+  if strike:
+    life.strike(SIGNALS[strike[0]], _moment(site.whole, *strike, rng))
+  life.hear(limit_s=sites.LIMIT_S)
+  return _Outcome(life, workdir, strike, run_ends.steps_on_disk(workdir))
+
+
+def _moment(whole: lives.Life, kind: str, phase: str | None, rng: np.random.Generator) -> lives.Moment:
+  lengths = whole.lengths()
+  if kind == "flip":  # After two saves, as a rule.
+    return lives.Moment("steps", 3, rng.uniform(0, lengths["steps"]))
+  if phase is None and rng.integers(2):
+    return lives.Moment("start", 1, rng.uniform(0, whole.seconds))
+  phase, nth = (phase, 1) if phase else (rng.choice(sorted(lengths)), rng.integers(1, 3))
+  return lives.Moment(str(phase), int(nth), rng.uniform(0, lengths[phase]))
+
+
+def _note_landed(plan: _Plan, tally: _Tally, now: _Outcome, rng: np.random.Generator):
+  plan.land()
+  tally.counts["struck"] += 1
+  tally.places[now.life.place()] += 1
+  tally.slowest_s = max(tally.slowest_s, now.life.ended - now.life.sent_at)
+  if now.strike[0] == "flip":
+    now.flipped = _flip(now.workdir, rng)
+    tally.counts["flipped"] += now.flipped is not None
+
+
+def _flip(workdir, rng: np.random.Generator):
+  """Flips a bit of the latest checkpoint of the stage that is under way, if one before it can take its place."""
+  stages = [
+    folder for folder in sorted(workdir.glob("*/checkpoints")) if not (folder.parent / "finished.json").exists()
+  ]
+  steps = sorted(int(path.name) for folder in stages[:1] for path in folder.iterdir() if path.name.isdecimal())
+  if len(steps) < 2:
+    return None
+  path = rng.choice(sorted(path for path in (stages[0] / str(steps[-1])).rglob("*") if path.is_file()))
+  flips.strike(path, "flip", rng)
+  return path
+
+
+def _compare_restart(before: _Outcome, life: lives.Life, tally: _Tally, name: str):
+  """Whether a restart went on from where it should, and what was lost."""
+  said = "".join(line for _, line in life.lines)
+  if before.flipped and life.resumed() and not (f"{before.flipped} " in said and "is taken instead" in said):
+    tally.complain(name, f"a bit of {before.flipped} was flipped, and nobody said so")
+  asked = before.life.interrupted_at()
+  for stage, (epoch, step) in life.resumed().items():
+    whole = max(before.found.get(stage, 0), before.life.saved().get(stage, 0))
+    if step < whole and not before.flipped:
+      tally.complain(name, f"{stage} went on from step {step}, not from {whole}, which had been saved")
+    if asked and asked[0] == stage and step != asked[1]:
+      tally.complain(name, f"{stage} went on from step {step}, not from {asked[1]}, as it had said")
+    if not before.flipped and not asked:
+      _measure_loss(before.life, stage, epoch, tally)
+
+
+def _measure_loss(before: lives.Life, stage: str, epoch: int, tally: _Tally):
+  over = {number: at for (name, number), at in before.epochs().items() if name == stage}
+  starts = [(at, line) for at, line in before.lines if "] compiled in" in line]
+  tally.lost_epochs = max(tally.lost_epochs, sum(number > epoch for number in over))
+  if starts and starts[-1][1].startswith(f"[{stage}]") and before.place() in ("steps", "validation", "save"):
+    kept = max([starts[-1][0], *(at for number, at in over.items() if number <= epoch)])
+    tally.lost_s = max(tally.lost_s, round(before.ended - kept, 2))
+
+
+def _check_end(site: sites.Site, last: _Outcome, tally: _Tally):
+  name, life = last.workdir.name, last.life
+  if life.status:
+    tally.complain(name, f"ended with status {life.status} in {life.place()}: {life.errors.strip()}")
+    return
+  tally.counts["runs"] += 1
+  if left := run_ends.debris(last.workdir):
+    tally.complain(name, f"left {left}")
+  if different := run_ends.differences(last.workdir, site.folder / "whole"):
+    tally.complain(name, f"ended otherwise than the run left alone: {different}")
+  if not (left or different):
+    shutil.rmtree(last.workdir)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 from minec2f_jax import host
 from minec2f_jax.training import interrupt
@@ -49,7 +50,11 @@ def main(argv):
   from minec2f_jax.errors import UserError
   from minec2f_jax.experiment import doctor, reproduce, suite
 
-  if cache := os.path.expanduser(_CACHE.value):
+  cache = os.path.expanduser(_CACHE.value)
+  if os.path.isfile(cache):
+    console.say(f"--compilation_cache={_CACHE.value} is a file: nothing is kept for the next start")
+    cache = ""
+  if cache:
     jax.config.update("jax_compilation_cache_dir", cache)
   try:
     if _COORDINATOR.value:
@@ -73,6 +78,10 @@ def main(argv):
     if not _COORDINATOR.value:
       raise
     _leave_at_once(1, f"another process is gone ({what}); start all again, and they go on from what is saved.")
+  except Exception:
+    if not _COORDINATOR.value:
+      raise
+    _leave_at_once(1, traceback.format_exc())
   except interrupt.Interrupted as error:
     devices.leave()
     # Threads may be at work on a validation that nobody waits for.
@@ -98,7 +107,7 @@ def _parse_flags(argv):
   if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
     sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
   if not _WORKDIR.value:
-    sys.exit("launch.py: --workdir is empty: give a folder.")
+    sys.exit(f"launch.py: --workdir is {'missing' if _WORKDIR.value is None else 'empty'}: give a folder.")
   if several := _in_several_processes():
     sys.exit(f"launch.py: {several}")
   return left
@@ -123,5 +132,4 @@ def _in_several_processes() -> str:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir"])
   app.run(main, flags_parser=_parse_flags)

@@ -69,22 +69,33 @@ def locked(folder) -> Iterator[None]:
   """
   folder = pathlib.Path(folder)
   with open(folder / ".lock", "a+", encoding="utf-8") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      file.seek(0)
-      holder, _, place = file.read().strip().partition("\n")
-      raise UserError(
-        f"{folder}: process {holder or 'unknown'} is at work there{place and f' ({place})'}; wait for it, or choose "
-        "another folder"
-      ) from error
+    _lock(file, folder)
     file.truncate(0)
     file.write(f"{os.getpid()}\non {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M')}\n")
     file.flush()
     for left in folder.rglob(f".*{_PARTIAL}"):
-      if not left.is_dir():  # Folders that are half made are their makers' matter.
+      others = any((place / ".lock").exists() for place in left.parents if folder in place.parents)
+      if not (left.is_dir() or others):  # Folders that are half made are their makers' matter.
         left.unlink(missing_ok=True)
     yield
+
+
+def require_free(folder):
+  """Raises the UserError of `locked` if another process holds `folder`; writes nothing."""
+  with contextlib.suppress(FileNotFoundError), open(pathlib.Path(folder) / ".lock", encoding="utf-8") as file:
+    _lock(file, folder)
+
+
+def _lock(file, folder):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    file.seek(0)
+    holder, _, place = file.read().strip().partition("\n")
+    raise UserError(
+      f"{folder}: process {holder or 'unknown'} is at work there{place and f' ({place})'}; wait for it, or choose "
+      "another folder"
+    ) from error
 
 
 def _plain(value):

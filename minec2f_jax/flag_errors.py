@@ -17,7 +17,12 @@ def explain(error: Exception, argv) -> str:
     error: of absl, of ml_collections, or of the config's own code, which may raise anything.
     argv: the command line, with the flag "config" of `config_flags`.
   """
-  return _in_config_code(error) or _in_arguments(error, argv)
+  return _in_config_code(error) or _no_file(argv) or _in_arguments(error, argv)
+
+
+def _no_file(argv) -> str:
+  given = re.search(r"(?:^| )--?config[= ](\S+?\.py)", " ".join(argv))
+  return f"--config={given[1]}: there is no such file." if given and not os.path.exists(given[1]) else ""
 
 
 def _in_config_code(error: BaseException | None) -> str:

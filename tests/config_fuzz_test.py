@@ -16,18 +16,19 @@ OWN = "from configs import fine_hybrid\n\n\ndef get_config(arg=''):\n  config = 
 
 # What is typed, and what the answer must hold.
 COMMANDS = (
-  (("--config=configs/suites/table3.py",), "16 faults: config.seed is missing"),
+  (("--config=configs/suites/table3.py",), "the config is a suite, .*--mode=suite"),
   ((DEMO, "--config.data.batchsize=3"), "--config.data.batchsize: .*did you mean --config.data.batch_size"),
   ((DEMO, "--config.batch_size=3"), "--config.batch_size: .*did you mean --config.data.batch_size"),
   ((DEMO, "--config.sed=1", "--config.data.xyz.abc=1"), "--config.sed: .*--config.seed.*--config.data.xyz.abc: "),
   ((DEMO, "--config.data.batch_size=many"), "--config.data.batch_size=many: .*'many'; the config's file has 8 there"),
   ((DEMO, "--config.data=3"), "--config.data=3: .*not a dict"),
   ((DEMO, "--config.data.batch-size=3"), "--config.data.batch-size: there is no such field"),
-  (("--config=configs/nowhere.py",), "configs/nowhere.py"),
+  (("--config=configs/nowhere.py",), "--config=configs/nowhere.py: there is no such file"),
   ((DEMO, "--workdir="), "--workdir is empty: give a folder"),
   ((DEMO, "--config.optimizer.learning_rate=nan"), "config.optimizer.learning_rate=nan: give a number from"),
   ((DEMO, "--config.fine.init_from_prior=maybe"), "--config.fine.init_from_prior=maybe: .*has True there"),
   (("--config.seed=3", DEMO), "--config.seed=3 .*before a value for --config"),
+  (("--config=configs/no where.py",), "there is no such file|cannot be loaded"),
   ((DEMO, "--process_id=1"), "--process_id need --coordinator_address=HOST:PORT"),
   ((DEMO, "--coordinator_address=a:1", "--num_processes=2", "--process_id=2"), "--process_id=2: .*the last is 1"),
   ((DEMO, "--coordinator_address=a:1", "--num_processes=2"), "--coordinator_address=a:1 needs .*--process_id"),

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -26,6 +28,20 @@ class ConsoleTest(parameterized.TestCase):
       out.getvalue().splitlines(),
       ["[chips] 2/4 chips, 0.2 chips/s, 10s left", "[chips] 4 chips in 20s (0.2 chips/s)"],
     )
+
+  def test_a_log_on_a_full_disk_costs_its_lines_and_nothing_more(self):
+    code = "from minec2f_jax import console\nfor i in range(3): console.say('x')\nprint('end')"
+    with open("/dev/full", "w") as full:
+      result = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    self.assertEqual(result.returncode, 0, result.stderr)
+    self.assertEqual(result.stderr.count("nothing more is said here"), 1)
+
+  def test_of_several_processes_one_speaks(self):
+    self.addCleanup(setattr, console, "_mute", False)
+    console.mute()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+      console.say("x")
+    self.assertEqual(out.getvalue(), "")
 
 
 if __name__ == "__main__":

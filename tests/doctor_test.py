@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -235,6 +236,27 @@ class DoctorOnARunTest(absltest.TestCase):
     found = self._findings(config, self.root / "run")["run"]
     self.assertEqual(found.level, "error")
     self.assertIn("config.seed (0 there, 7 here)", found.value)
+
+  def test_a_workdir_that_another_process_holds_is_an_error(self):
+    code = (
+      "import sys\nfrom minec2f_jax.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(self.root / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+      other.stdout.readline()
+      found = self._findings(run_config(self.root / "data"), self.root / "run")["run"]
+      other.communicate("\n")
+    self.assertEqual(found.level, "error")
+    self.assertIn(f"process {other.pid} is at work there", found.value)
+
+  def test_damaged_checkpoints_are_named_and_an_error_if_none_is_whole(self):
+    damaged = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+    shutil.copytree(self.root / "run", damaged)
+    (path,) = (damaged / "coarse" / "checkpoints").glob("*/progress.json")
+    path.write_text(path.read_text().replace("1", "2", 1))
+    found = self._findings(run_config(self.root / "data"), damaged)["coarse checkpoints"]
+    self.assertEqual(found.level, "error")
+    self.assertIn("progress.json", found.value)
 
   def test_a_teacher_is_loaded_and_must_fit(self):
     config = run_config(self.root / "data")

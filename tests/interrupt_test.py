@@ -185,6 +185,22 @@ class SkippedStepsTest(parameterized.TestCase):
     trainer.run_stage(stage, tiny.KEY, None, self.folder)  # The images are mended: it goes on.
     self.assertEqual(tiny.latest(self.folder)[1].epoch, 3)
 
+  def test_a_good_step_after_three_bad_ones_in_one_call_hides_nothing(self):
+    ids = tiny.make_stage().feed.ids
+    bad = [int(name.removeprefix("toy")) for step in (0, 1, 2) for name in ids(step)["coarse"]]
+    poisoned = tiny.make_stage(tiny.with_nan(*bad), steps_per_call=tiny.STEPS)
+    with self.assertRaisesRegex(FloatingPointError, "steps 1, 2 and 3 is not finite"):
+      trainer.run_stage(poisoned, tiny.KEY, None, self.folder)
+
+  def test_a_stage_that_is_prolonged_is_unfinished_until_it_ends_again(self):
+    trainer.run_stage(tiny.make_stage(epochs=1), tiny.KEY, None, self.folder)
+    self.assertTrue((self.folder / "finished.json").exists())
+    with _asked_at(6), self.assertRaises(interrupt.Interrupted):
+      trainer.run_stage(tiny.make_stage(epochs=3), tiny.KEY, None, self.folder)
+    self.assertFalse((self.folder / "finished.json").exists())
+    trainer.run_stage(tiny.make_stage(epochs=3), tiny.KEY, None, self.folder)
+    self.assertEqual(json.loads((self.folder / "finished.json").read_text())["epoch"], 3)
+
   def test_steps_in_a_row_count_across_a_restart(self):
     poisoned = tiny.make_stage(tiny.with_nan(*range(8)))
     with _asked_at(1), self.assertRaises(interrupt.Interrupted):

@@ -1,9 +1,12 @@
+import contextlib
+import io
 import json
 import math
 import pathlib
 import tempfile
 from unittest import mock
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from minec2f_jax.training import logging
@@ -49,6 +52,33 @@ class MetricsWriterTest(parameterized.TestCase):
     writer.close()
     line = json.loads((self.folder / "metrics.jsonl").read_text(), parse_constant=self.fail)
     self.assertEqual(line, {"step": 1, "iou": None, "loss": 0.5})
+
+  def test_damaged_lines_are_left_out_and_told_but_for_a_last_one_that_was_cut(self):
+    path, out = self.folder / "metrics.jsonl", io.StringIO()
+    path.write_bytes(b'{"step": 1}\n{"st\xffep": 2}\n[3]\n{"step": 4}\n{"ste')
+    with contextlib.redirect_stdout(out):
+      self.assertEqual(logging.read_metrics(path), [{"step": 1}, {"step": 4}])
+    self.assertIn("line 2, 3 cannot be read", out.getvalue())
+
+  def test_without_a_folder_nothing_is_written(self):
+    writer = logging.MetricsWriter(None)
+    writer.write(1, {"loss": 1.0})
+    writer.close()
+
+
+class TallyTest(parameterized.TestCase):
+  def test_three_bad_steps_are_found_though_a_good_one_follows_in_the_same_call(self):
+    tally = logging.Tally(step=4, skipped_in_a_row=1)  # Step 3 was bad.
+    metrics = {"loss": np.array([9.0, 9.0, 1.0, 9.0]), "skipped": np.array([1.0, 1.0, 0.0, 1.0])}
+    self.assertEqual(tally.add(metrics), [3, 4, 5])
+    self.assertEqual((tally.skipped_steps, tally.step), ([7], 8))
+    self.assertEqual(tally.sums, {"loss": 1.0, "skipped": 3.0})
+
+  def test_a_good_step_ends_the_row(self):
+    tally = logging.Tally()
+    for bad in (1.0, 1.0, 0.0, 1.0, 1.0, 0.0):
+      self.assertLess(len(tally.add({"skipped": np.array([bad])})), 3)
+    self.assertEmpty(tally.skipped_steps)
 
 
 if __name__ == "__main__":

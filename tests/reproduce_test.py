@@ -178,7 +178,7 @@ class ReproduceTest(parameterized.TestCase):
       reproduce.reproduce(self.workdir)
 
   def test_a_folder_without_a_run_is_refused(self):
-    with self.assertRaisesRegex(UserError, "config.json cannot be read"):
+    with self.assertRaisesRegex(UserError, "nowhere: there is no run"):
       reproduce.reproduce(self.root / "nowhere")
 
   def test_a_teacher_of_other_weights_is_refused_before_anything_is_trained(self):

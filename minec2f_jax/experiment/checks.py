@@ -47,6 +47,8 @@ def check_fields(config):
   """
   if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
     raise UserError(f"the config is a {type(config).__name__}: let get_config() return a ConfigDict.")
+  if "rows" in config:
+    raise UserError("the config is a suite, the rows of a table: give --mode=suite to train them.")
   faults = schema.faults(config)
   if sentences := [*faults.values(), *_contradictions(config, faults)]:
     raise UserError(_joined(sentences))

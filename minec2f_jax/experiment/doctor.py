@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from minec2f_jax import console
+from minec2f_jax import console, files
 from minec2f_jax.data import pipeline
 from minec2f_jax.errors import UserError
-from minec2f_jax.experiment import estimates, outlook
+from minec2f_jax.experiment import estimates, outlook, record
 from minec2f_jax.experiment.checks import check_config
 from minec2f_jax.experiment.data import open_source, places
 from minec2f_jax.experiment.outlook import Finding, Split
@@ -58,7 +58,7 @@ def examine(config, workdir: pathlib.Path) -> Iterator[Finding]:
   yield from faults or [Finding("ok", "config", f"stages {', '.join(config.stages)}, seed {config.seed}")]
   for what, check, *arguments in (
     ("data", _data, config, splits),
-    ("teacher", _teacher, config),
+    ("teacher", _teacher, config, workdir),
     ("pretrained", _pretrained, config, workdir),
     ("run", _run, config, workdir),
     ("workdir", _folder, "workdir", workdir),
@@ -137,9 +137,10 @@ def _look_into(what: str, source: pipeline.Source, batch_size: int) -> tuple[Spl
   return Split(len(source), size, rate), Finding(level, what, value, remedy)
 
 
-def _teacher(config) -> Iterator[Finding]:
+def _teacher(config, workdir: pathlib.Path) -> Iterator[Finding]:
   if config.teacher:
-    load_stage(config, "coarse", wire(config)["coarse"].method, config.teacher)
+    teacher = load_stage(config, "coarse", wire(config)["coarse"].method, config.teacher)
+    record.require_same_teacher(workdir, config, record.model_sha256(teacher))
     yield Finding("ok", "teacher", f"{config.teacher} is whole and fits")
 
 
@@ -155,12 +156,23 @@ def _pretrained(config, workdir: pathlib.Path) -> Iterator[Finding]:
 
 
 def _run(config, workdir: pathlib.Path) -> Iterator[Finding]:
+  files.require_free(workdir)
   config, _ = load_pretrained(config, workdir, [])
   check_same_run(workdir, config)
   started = [name for name in config.stages if checkpoints.has_checkpoints(workdir / name)]
+  for name in started:
+    yield from _damage(name, workdir / name)
   ended = [name for name in started if (workdir / name / "finished.json").exists()]
   state = f"goes on; started {', '.join(started)}; finished {', '.join(ended) or 'none'}" if started else "starts anew"
   yield Finding("ok", "run", state)
+
+
+def _damage(name: str, folder: pathlib.Path) -> Iterator[Finding]:
+  faults, steps = checkpoints.damage(folder)
+  if faults:
+    level = "error" if len(faults) == steps else "warning"
+    value = f"of {steps} checkpoints damaged: {'; '.join(faults)}"
+    yield Finding(level, f"{name} checkpoints", value, "put the files back from a copy; an older one is taken instead")
 
 
 def _folder(what: str, path: pathlib.Path) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ _SETTINGS = (
   "JAX_DISABLE_MOST_OPTIMIZATIONS",
   "JAX_ENABLE_X64",
   "JAX_THREEFRY_PARTITIONABLE",
+  "NVIDIA_TF32_OVERRIDE",
   "XLA_FLAGS",
 )
 _DIGEST = {"images", "of", "ids", "sha256"}
@@ -140,17 +141,23 @@ def write(workdir, config, data: dict, teacher: Variables | None):
   workdir, now = pathlib.Path(workdir), environment(config)
   found = {"environments": [now], "teacher": None if teacher is None else model_sha256(teacher)}
   if (workdir / "run.json").exists():
-    noted = read_run(workdir)
-    known = noted["environments"]
+    known = read_run(workdir)["environments"]
     found["environments"] = known if now in known else [*known, now]
-    if checkpoints.has_checkpoints(workdir / "fine") and noted["teacher"] != found["teacher"]:
-      raise UserError(
-        f"config.teacher={config.teacher}: its weights are not those that the student in {workdir} learns from "
-        f"(SHA-256 {found['teacher']}, {noted['teacher']} when it began): the teacher was trained again. Restore it, "
-        "or give another --workdir."
-      )
+    require_same_teacher(workdir, config, found["teacher"])
   files.write_json(workdir / "data.json", data)
   files.write_json(workdir / "run.json", found)
+
+
+def require_same_teacher(workdir, config, found: str | None):
+  """Raises a UserError if a student in `workdir` has started from a teacher whose `model_sha256` is not `found`."""
+  workdir = pathlib.Path(workdir)
+  if not checkpoints.has_checkpoints(workdir / "fine") or not (workdir / "run.json").exists():
+    return
+  if (noted := read_run(workdir)["teacher"]) != found:
+    raise UserError(
+      f"config.teacher={config.teacher}: its weights are not those that the student in {workdir} learns from (SHA-256 "
+      f"{found}, {noted} when it began): the teacher was trained again. Restore it, or give another --workdir."
+    )
 
 
 def read_run(workdir) -> dict:

@@ -85,6 +85,8 @@ def resolve_config(workdir, given: ConfigDict | None = None) -> ConfigDict:
   Raises:
     UserError: config.json is absent or no config that can be, or `given` differs in what makes the run.
   """
+  if not (pathlib.Path(workdir) / "config.json").exists():
+    raise UserError(f"--workdir={workdir}: there is no run; give the folder of one that is finished.")
   noted = checkpoints.read_json(pathlib.Path(workdir) / "config.json")
   if given is not None:
     plain = json.loads(given.to_json_best_effort())

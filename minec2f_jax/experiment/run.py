@@ -62,7 +62,7 @@ def _train(config, workdir: pathlib.Path, cache, opener):
   sources = opener(config)
   data = record.digest_data(config, workdir, sources)
   if devices.is_first():
-    _claim(workdir, config)
+    files.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
     record.write(workdir, config, data, models.get("coarse"))
   for number, name in enumerate(DOMAINS):
     if name in wired and name not in models:
@@ -183,12 +183,3 @@ def held(workdir: pathlib.Path):
     finally:
       if new and [path.name for path in workdir.iterdir()] == [".lock"]:
         shutil.rmtree(workdir)
-
-
-def _claim(workdir: pathlib.Path, config):
-  """Makes `workdir` and writes the resolved config into it."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
-  except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error

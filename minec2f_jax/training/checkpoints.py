@@ -46,6 +46,12 @@ def has_checkpoints(folder) -> bool:
   return bool(_steps(pathlib.Path(folder) / "checkpoints"))
 
 
+def damage(folder) -> tuple[list[str], int]:
+  """(what is wrong with each damaged checkpoint of the stage in `folder`, the number of checkpoints)."""
+  places = [pathlib.Path(folder) / "checkpoints" / str(step) for step in _steps(pathlib.Path(folder) / "checkpoints")]
+  return [_listed(faults) for place in places if (faults := manifest.damage(place))], len(places)
+
+
 class Checkpoints:
   """Saves and restores one stage: the latest checkpoints (to resume) and the best one (to use)."""
 
@@ -101,8 +107,13 @@ class Checkpoints:
       return
     files.write_text(self.folder / "finished.json", json.dumps(dataclasses.asdict(progress), indent=2) + "\n")
 
+  def mark_under_way(self):
+    """Takes back `mark_finished`: the stage is prolonged."""
+    if not self._read_only:
+      (self.folder / "finished.json").unlink(missing_ok=True)
+
   def finished(self) -> bool:
-    """Whether the stage has come to its end (a prolonged one has, once)."""
+    """Whether the stage has come to its end."""
     return (self.folder / "finished.json").exists()
 
   def save(self, state: TrainState, progress: Progress, score: float | None):

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # The last when a terminal goes.
 
 
 class Interrupted(BaseException):
@@ -34,7 +34,8 @@ class _Watch:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
     for signum in SIGNALS:
-      signal.signal(signum, lambda *_: None)
+      if signal.getsignal(signum) != signal.SIG_IGN:  # nohup, or a shell's background.
+        signal.signal(signum, lambda *_: None)
     threading.Thread(target=self._read, args=(reading,), name="signals", daemon=True).start()
 
   def hold(self):
@@ -74,7 +75,9 @@ _WATCH = _Watch()
 
 
 def install(title: str):
-  """Lets SIGINT and SIGTERM end this process with status 128 + signal; call it once, in the main thread.
+  """Lets SIGINT, SIGTERM and SIGHUP end this process with status 128 + signal, unless its parent lets it ignore them.
+
+  Call it once, in the main thread.
 
   Args:
     title: begins each line that tells of a signal.

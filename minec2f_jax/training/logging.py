@@ -135,6 +135,10 @@ class Clock:
     self._steps, self._busy_s = 0, 0.0
     self._began = self._mark = self._spoken = time.monotonic()
 
+  def begin(self):
+    """The first step is about to begin: what came before, such as compiling, does not count."""
+    self._began = self._mark = self._spoken = time.monotonic()
+
   def start(self):
     """Training begins, or goes on after evaluation and saving."""
     self._mark = time.monotonic()

@@ -211,7 +211,9 @@ class _Course:
     first = next(inputs)
     run = compile_steps(self._stage, self._state, self._frozen, first, key)
     inputs = itertools.chain([first], inputs)
+    self._clock.begin()
     with interrupt.held():
+      self._saver.mark_under_way()
       while self.progress.epoch < epochs and not self._over():
         self._train(run, inputs, steps_per_call)
         self._end_epoch()

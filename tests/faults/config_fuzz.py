@@ -12,11 +12,11 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import coarse, fine_hybrid, suites
+from configs import coarse, fine_hybrid
 from configs.baselines import prithvi
 from configs.suites import table3
 from minec2f_jax.errors import UserError
-from minec2f_jax.experiment import checks
+from minec2f_jax.experiment import checks, suite
 from tests import toy
 from tests.faults import config_verdicts
 
@@ -83,7 +83,7 @@ def _check(config: ConfigDict, trace: bool) -> str:
 def _bases() -> list[dict]:
   """Configs of all kinds as plain dicts, so that nothing holds a field to its type; small, to be traced in a second."""
   configs = [fine_hybrid.get_config(), fine_hybrid.get_config("demo"), coarse.get_config()]
-  configs.append(suites.resolve(table3.get_config().rows.gf))
+  configs.append(suite.row_config(table3.get_config(), "gf", seed=0))
   configs[-1].pretrained = "weights.h5"
   configs[-1].model.encoder.update(dict(bottleneck=2, compression=0.5))
   vit = prithvi.get_config("demo")

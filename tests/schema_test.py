@@ -13,11 +13,11 @@ from absl.testing import absltest, parameterized
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import fine_hybrid, suites
+from configs import fine_hybrid
 from minec2f_jax import distillation, losses
 from minec2f_jax.data import pipeline
 from minec2f_jax.errors import UserError
-from minec2f_jax.experiment import checks, schema
+from minec2f_jax.experiment import checks, schema, suite
 from minec2f_jax.models import factory
 from tests import toy
 
@@ -33,8 +33,8 @@ NAMES = sorted(
 def _shipped():
   for name in NAMES:
     config = importlib.import_module(name).get_config()
-    for row in config.rows.values() if "rows" in config else [None]:
-      yield name, config if row is None else suites.resolve(row)
+    for row in config.order if "rows" in config else [None]:
+      yield name, config if row is None else suite.row_config(config, row, seed=0)
 
 
 def _refusal(config) -> str:

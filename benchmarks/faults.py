@@ -24,10 +24,6 @@ from benchmarks import record
 from minec2f_jax import console, files
 from minec2f_jax.errors import UserError
 
-_QUICK = flags.DEFINE_bool("quick", False, "Runs at toy size and few strikes, to see whether everything works.")
-_ONLY = flags.DEFINE_list("only", [], "Some of the families; default: all. A wrong name tells them.")
-_OUT = flags.DEFINE_string("out", None, "The JSON file; default: benchmarks/results/DATE_faults.json.")
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -272,25 +268,32 @@ def report(rows: list[Row], took_s: float, *, quick: bool) -> dict:
 
 
 def record_path() -> pathlib.Path:
-  name = f"{datetime.date.today().isoformat()}_faults{'_quick' if _QUICK.value else ''}.json"
+  name = f"{datetime.date.today().isoformat()}_faults{'_quick' if flags.FLAGS.quick else ''}.json"
   return pathlib.Path(__file__).parent / "results" / name
+
+
+def define_flags():
+  """For `main`; not where this module is imported: other commands have flags of the same names."""
+  flags.DEFINE_bool("quick", False, "Runs at toy size and few strikes, to see whether everything works.")
+  flags.DEFINE_list("only", [], "Some of the families; default: all. A wrong name tells them.")
+  flags.DEFINE_string("out", None, "The JSON file; default: benchmarks/results/DATE_faults.json.")
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  if not _QUICK.value:  # What tests set, for a quicker compilation of slower programs.
+  if not flags.FLAGS.quick:  # What tests set, for a quicker compilation of slower programs.
     os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
   os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Where the same program gives the same bits.
   logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save.
   began = time.monotonic()
   try:
-    names = select(_ONLY.value)
+    names = select(flags.FLAGS.only)
     with tempfile.TemporaryDirectory() as folder:
-      rows = run(names, Scratch(folder, quick=_QUICK.value))
-    path = pathlib.Path(_OUT.value) if _OUT.value else record_path()
+      rows = run(names, Scratch(folder, quick=flags.FLAGS.quick))
+    path = pathlib.Path(flags.FLAGS.out) if flags.FLAGS.out else record_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, report(rows, time.monotonic() - began, quick=_QUICK.value))
+    files.write_json(path, report(rows, time.monotonic() - began, quick=flags.FLAGS.quick))
   except UserError as error:
     sys.exit(f"benchmarks.faults: {error}")
   console.say(f"\n{table(rows)}\n\n{console.duration(time.monotonic() - began)}; {path}")
@@ -300,4 +303,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  define_flags()
   app.run(main)

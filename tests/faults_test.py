@@ -81,6 +81,7 @@ class CommandTest(parameterized.TestCase):
     code = (
       "import sys; from absl import app; from benchmarks import faults\n"
       "faults.FAMILIES = {'flood': lambda scratch: [faults.Row('flood', 1, 'dry', ['wet feet'])]}\n"
+      "faults.define_flags()\n"
       "app.run(faults.main)"
     )
     out = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "faults.json"

@@ -20,7 +20,7 @@ from minec2f_jax import experiment
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import run
 from minec2f_jax.training import checkpoints, interrupt, logging, trainer
-from tests import toy_folder
+from tests import toy, toy_folder
 from tests.faults import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -97,6 +97,34 @@ class ResumeTest(parameterized.TestCase):
     self.assertEqual((int(state.step), progress.epoch), (tiny.STEPS, 0))
     self._run("left")
     self._assert_same_end("whole", "left")
+
+  def test_within_an_epoch_it_is_saved_once_an_interval(self):
+    now, saved, save = [0.0], [], checkpoints.Checkpoints.save
+
+    def spy(saver, state, progress, score):
+      saved.append((int(state.step), score is not None))
+      save(saver, state, progress, score)
+
+    def validate(variables):
+      now[0] += 10.0  # Longer than the interval: the next one begins with the save after it.
+      return {"miou": 0.5}
+
+    def inputs(step):
+      for one in feed_inputs(step):
+        now[0] += 1.0
+        yield one
+
+    stage = tiny.make_stage(toy.ArraySource(16, size=8), epochs=2, save_every_s=3.5, validate=validate)
+    feed_inputs = stage.feed.inputs
+    stage = stage._replace(feed=stage.feed._replace(inputs=inputs))
+    with (
+      mock.patch.object(checkpoints.Checkpoints, "save", spy),
+      mock.patch.object(trainer.time, "monotonic", lambda: now[0]),
+    ):
+      trainer.run_stage(stage, tiny.KEY, None, self.folder)
+    within = [step for step, scored in saved if not scored]
+    self.assertEqual([step for step, scored in saved if scored], [8, 16])
+    self.assertLen(within, 4)  # Eight steps of a second each, an interval of 3.5: two in each epoch.
 
   @parameterized.parameters(1, tiny.STEPS, 2 * tiny.STEPS + 2)
   def test_long_epochs_are_saved_within_and_a_crash_loses_one_interval(self, crash):

@@ -4,6 +4,7 @@ import ast
 import errno
 import hashlib
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -45,6 +46,27 @@ class ManifestTest(parameterized.TestCase):
     path = self.folder / "sealed"
     path.write_bytes(manifest.seal(content))
     self.assertEqual(manifest.unseal(path), content)
+
+  def test_everything_is_on_the_disk_before_it_gets_its_name_and_the_name_before_all_is_said_to_be_done(self):
+    if not pathlib.Path("/proc/self/fd").is_dir():
+      self.skipTest("this system does not tell the path of an open file")
+    calls, fsync, rename = [], os.fsync, pathlib.Path.rename
+
+    def spy_on_fsync(descriptor):
+      calls.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+      fsync(descriptor)
+
+    def spy_on_rename(path, target):
+      calls.append(("rename", path.name))
+      return rename(path, target)
+
+    with mock.patch.object(os, "fsync", spy_on_fsync), mock.patch.object(pathlib.Path, "rename", spy_on_rename):
+      self._make()
+    *before, named, after = calls
+    self.assertEqual(named, ("rename", ".7.partial"))
+    self.assertEqual(after, ("fsync", self.folder.name))
+    written = {path.name for path in self.place.rglob("*")} | {".7.partial"}
+    self.assertEqual({name for _, name in before}, written)
 
   def test_no_bit_of_a_sealed_file_can_change_unseen(self):
     path, sealed = self.folder / "sealed", manifest.seal({"score": 0.25, "files": {"a": {"bytes": 3}}, "none": None})

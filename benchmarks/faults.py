@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -280,6 +281,7 @@ def define_flags():
 
 
 def main(argv):
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background lets its children ignore it.
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
   if not flags.FLAGS.quick:  # What tests set, for a quicker compilation of slower programs.

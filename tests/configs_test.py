@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
 from minec2f_jax import experiment
-from minec2f_jax.experiment import suite
+from minec2f_jax.experiment import suite_plan
 from minec2f_jax.models import PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
 from minec2f_jax.training import trainer
 from tests import toy
@@ -24,11 +24,6 @@ CONFIGS = sorted(
   if path.stem != "__init__"
 )
 SUITES = sorted(path.stem for path in (ROOT / "configs" / "suites").glob("*.py") if path.stem != "__init__")
-ROWS = [
-  (f"{table}_{row}", table, row)
-  for table in SUITES
-  for row in importlib.import_module(f"configs.suites.{table}").get_config().order
-]
 
 
 def _load(name: str, arg: str = "") -> ConfigDict:
@@ -50,6 +45,21 @@ def _shrink(config: ConfigDict) -> ConfigDict:
   config.model = model
   config.model.update(TOY_MODELS[architecture])
   return config
+
+
+def _distinct_rows() -> list[tuple[str, str, str]]:
+  """(name, suite, row) of all that are trained; once where several are the same at toy size."""
+  found = {}
+  for table in sorted(SUITES, key=lambda name: (name == "ablations", name)):
+    config = _load(f"suites.{table}")
+    for row in config.order:
+      if config.rows[row].trained:
+        key = suite_plan.fingerprint(_shrink(suite_plan.row_config(config, row, seed=0)))
+        found.setdefault(key, (f"{table}_{row}", table, row))
+  return list(found.values())
+
+
+ROWS = _distinct_rows()
 
 
 def _train_two_steps(config: ConfigDict):
@@ -93,7 +103,7 @@ class ConfigsTest(parameterized.TestCase):
   @parameterized.named_parameters(*ROWS)
   def test_suite_row_trains_two_steps(self, table, row):
     config = _load(f"suites.{table}")
-    variables = _train_two_steps(suite.row_config(config, row, seed=0))
+    variables = _train_two_steps(suite_plan.row_config(config, row, seed=0))
     for leaf in jax.tree.leaves((variables.trainable, variables.extra)):
       self.assertTrue(np.all(np.isfinite(leaf)))
 
@@ -122,10 +132,35 @@ class ConfigsTest(parameterized.TestCase):
     # Encoder, neck, 3x3 convolution, BN and one logit.
     self.assertEqual(count["trainable"], 86_237_184 + 9_443_328 + 9 * 768 * 256 + 2 * 256 + 257)
 
-  def test_printed_gains_follow_from_the_printed_scores(self):
-    rows = importlib.import_module("configs.suites.table4").get_config().rows
-    gains = {name: round(row.paper.miou - rows.none.paper.miou, 2) for name, row in rows.items()}
-    self.assertEqual(gains, {"none": 0.0, "standard": 0.24, "image": 4.82, "pixel": 5.49, "hybrid": 5.56})
+  @parameterized.parameters(
+    ("table3", (0.0, 2.0, 5.44, 6.06)),
+    ("table4", (0.0, 0.24, 4.82, 5.49, 5.56)),
+    ("table5", (0.0, 5.26, 10.2)),
+    ("table13", (0.0, 0.27, 1.24, 1.69)),
+  )
+  def test_printed_gains_follow_from_the_printed_scores(self, table, gains):
+    config = _load(f"suites.{table}")
+    miou = [config.rows[name].paper.miou for name in config.order]
+    self.assertEqual(tuple(round(value - miou[0], 2) for value in miou), gains)
+
+  @parameterized.parameters(("mdil_ss", 67.90, 20.72), ("gsmf_rs_dil", 69.63, 19.20), ("minec2fnet", 68.10, 24.23))
+  def test_printed_accuracy_follows_from_the_printed_confusion_matrix(self, name, true_negative, true_positive):
+    paper = _load("suites.table1").rows[name].paper
+    self.assertAlmostEqual(paper.accuracy, true_negative + true_positive)
+
+  def test_the_papers_plain_network_is_the_same_in_all_tables_that_show_it(self):
+    places = (("table3", "none"), ("table4", "none"), ("table5", "rgb_nir"), ("input_size", "fine_256"))
+    rows = [(_load(f"suites.{table}"), row) for table, row in places]
+    self.assertLen({suite_plan.fingerprint(suite_plan.row_config(config, row, seed=0)) for config, row in rows}, 1)
+    self.assertLen({tuple(sorted(config.rows[row].paper.items())) for config, row in rows}, 1)
+
+  @parameterized.parameters([name for name in SUITES if name != "coarse_composition"])
+  def test_a_suite_on_the_demo_passes_the_check(self, name):
+    suite_plan.check_suite(_load(f"suites.{name}", "demo"))
+
+  def test_the_demo_has_one_coarse_set(self):
+    with self.assertRaisesRegex(ValueError, "leave out"):
+      _load("suites.coarse_composition", "demo")
 
 
 class CheckConfigTest(parameterized.TestCase):

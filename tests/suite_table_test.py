@@ -1,92 +1,191 @@
-"""The table of a suite against NumPy and SciPy, and its formats against their readers."""
+"""The tables of made-up suites against numpy, scipy and scikit-learn, and their files against readers of these."""
 
 import csv
 import io
+import math
 import pathlib
 import tempfile
 
 import numpy as np
-import scipy.stats
 from absl.testing import absltest, parameterized
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
 
-from minec2f_jax.evaluation import suite_table
+from minec2f_jax.evaluation import suite_scores, suite_table
+from tests import suite_case
 
-MIOU = {"a": [0.5, 0.6, 0.7], "b": [0.65, 0.7, 0.95], "c": [0.6, 0.8]}  # The last seed of c is not through.
-
-
-def _run(row: str, seed: int, miou: float | None) -> dict:
-  scores = lambda value: {"accuracy": value, "mf1": value, "miou": value}
-  results = None
-  if miou is not None:
-    results = [
-      {"trained_on": "coarse", "domain": "fine", "scores": scores(0.1)},
-      {"trained_on": "fine", "domain": "fine", "scores": scores(miou)},
-      {"trained_on": "fine", "domain": "coarse", "scores": scores(0.2)},
-    ]
-  return {"row": row, "seed": seed, "results": results, "environment": results and {"device": "abacus"}}
+RNG = np.random.default_rng(7)
+COUNTS = {
+  name: [RNG.integers(1, 50, (4, 2, 2)) + np.array([[60 * better, 0], [0, 60 * better]]) for _ in range(3)]
+  for better, name in enumerate(("base", "gate_1", "all"))
+}
+TABLE = ("Δ mIoU to the first row", "p (Holm)", "Δ mIoU to the row above", "p (Holm)")
 
 
-def _suite() -> dict:
-  runs = [_run(row, seed, miou) for row, values in MIOU.items() for seed, miou in enumerate(values)]
-  paper = {"accuracy": 90.0, "mf1": 80.0, "miou": 70.5}
-  rows = {row: {"label": f"{row} & 50 %_| x", "paper": paper} for row in MIOU}
-  return {"title": "T", "data": "toy", "seeds": [0, 1, 2], "rows": rows, "runs": [*runs, _run("c", 2, None)]}
+def miou(counts: np.ndarray) -> float:
+  """Pooled, by scikit-learn."""
+  label, predicted = np.divmod(np.repeat(np.arange(4), counts.sum(axis=0).ravel()), 2)
+  return sklearn_metrics.jaccard_score(label, predicted, average="macro")
 
 
-class SuiteTableTest(parameterized.TestCase):
-  def _cells(self) -> dict[str, dict[str, str]]:
-    head, *body = suite_table.cells(_suite())
-    return {row: dict(zip(head, line)) for row, line in zip(MIOU, body, strict=True)}
+def cell(suite: dict, row: str, heading: str, nth: int = 0) -> str:
+  head, *body = suite_table.cells(suite, suite["order"])
+  column = [i for i, name in enumerate(head) if name == heading][nth]
+  return next(line[column] for line in body if line[0] == row)
 
-  def test_means_deviations_and_tests_are_those_of_numpy_and_scipy(self):
-    found = self._cells()
-    for row, values in MIOU.items():
-      expected = f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
-      self.assertEqual(found[row]["mIoU"], expected)
-      self.assertEqual((found[row]["Seeds"], found[row]["mIoU, paper"]), (str(len(values)), "70.50"))
-    first = scipy.stats.ttest_rel(MIOU["b"], MIOU["a"])
-    second = scipy.stats.ttest_rel(MIOU["c"], MIOU["b"][:2])  # Of the seeds that both have.
-    adjusted = [min(2 * min(first.pvalue, second.pvalue), 1.0), max(first.pvalue, second.pvalue)]
-    adjusted = (
-      np.maximum.accumulate(adjusted) if first.pvalue < second.pvalue else np.maximum.accumulate(adjusted)[::-1]
-    )
-    for row, test, holm, pair in (("b", first, adjusted[0], "ab"), ("c", second, adjusted[1], "bc")):
-      low, high = 100 * np.array(test.confidence_interval())
-      seeds = len(MIOU["c"]) if row == "c" else 3
-      gain = 100 * np.mean(np.subtract(MIOU[pair[1]][:seeds], MIOU[pair[0]][:seeds]))
-      self.assertEqual(found[row]["Δ mIoU to the row above"], f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]")
-      self.assertEqual(found[row]["p (Holm)"], f"{test.pvalue:.3f} ({holm:.3f})")
-    self.assertEqual(found["a"]["p (Holm)"], "–")
 
-  def test_one_seed_has_no_deviation_and_no_test(self):
-    suite = _suite()
-    suite["runs"] = [run for run in suite["runs"] if run["seed"] == 0]
-    line = suite_table.cells(suite)[2]
-    self.assertEqual(line[-4:], ["65.00", "70.50", "+15.00", "–"])
+class CellsTest(parameterized.TestCase):
+  def test_ours_are_mean_and_standard_deviation_over_seeds(self):
+    suite = suite_case.make_content(COUNTS)
+    for name, seeds in COUNTS.items():
+      values = 100 * np.array([miou(counts) for counts in seeds])
+      self.assertEqual(cell(suite, name, "mIoU"), f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}")
+      self.assertEqual((cell(suite, name, "Seeds"), cell(suite, name, "mIoU, printed")), ("3", "70.00"))
 
-  def test_a_row_without_a_run_stays_empty(self):
-    suite = _suite()
-    suite["runs"] = [run for run in suite["runs"] if run["row"] != "b"]
-    self.assertEqual(suite_table.cells(suite)[2][1:], ["0", "–", "90.00", "–", "80.00", "–", "70.50", "–", "–"])
+  def test_one_seed_has_no_deviation_and_none_has_no_score(self):
+    suite = suite_case.make_content({"one": COUNTS["all"][:1], "none": []})
+    self.assertEqual(cell(suite, "one", "mIoU"), f"{100 * miou(COUNTS['all'][0]):.2f}")
+    self.assertEqual((cell(suite, "none", "mIoU"), cell(suite, "none", "Seeds")), ("–", "0"))
 
-  def test_csv_comes_back_and_latex_and_markdown_escape_what_means_something_there(self):
-    lines = suite_table.cells(_suite())
-    self.assertEqual(list(csv.reader(io.StringIO(suite_table.to_csv(lines)))), lines)
-    tex = suite_table.to_latex("T_1", lines, ["50 %"])
-    self.assertIn(r"a \& 50 \%\_| x & 3 &", tex)
-    self.assertIn(r"\caption{T\_1. 50 \%}", tex)
-    body = [line for line in tex.splitlines() if line.endswith(r"\\")]
-    self.assertEqual({line.replace(r"\&", "").count("&") for line in body}, {len(lines[0]) - 1})
-    self.assertIn(r"| a & 50 %_\| x | 3 |", suite_table.to_markdown("T", lines, []))
+  def test_a_row_that_is_only_printed_has_dashes_and_takes_part_in_no_comparison(self):
+    suite = suite_case.make_content({**COUNTS, "printed": []}, trained=COUNTS)
+    self.assertEqual([cell(suite, "printed", name) for name in ("Seeds", "Acc.", *TABLE)], ["–"] * 6)
+    self.assertEqual(cell(suite, "printed", "Acc., printed"), "90.00")
 
-  def test_all_formats_are_written_and_what_is_missing_is_said(self):
-    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    suite_table.write(_suite(), folder)
-    self.assertEqual(
-      {path.name for path in folder.iterdir()}, {f"table.{kind}" for kind in ("md", "csv", "tex", "png")}
-    )
-    self.assertIn("1 of 9 runs are not through yet", (folder / "table.md").read_text())
-    self.assertIn("Devices: abacus", (folder / "table.md").read_text())
+  @parameterized.parameters(("first", ("base", "base")), ("above", ("base", "gate_1")))
+  def test_differences_and_p_are_those_of_scipys_paired_test_with_holms_correction(self, reference, others):
+    found = suite_scores.compare(suite_case.make_content(COUNTS), list(COUNTS), reference)
+    self.assertEqual(list(found), ["gate_1", "all"])
+    for (name, entry), other in zip(found.items(), others):
+      mine, theirs = ([miou(counts) for counts in COUNTS[row]] for row in (name, other))
+      test = stats.ttest_rel(mine, theirs)
+      self.assertEqual((entry.other, entry.over), (other, "seeds"))
+      np.testing.assert_allclose(entry.difference, np.mean(np.subtract(mine, theirs)), rtol=1e-9)
+      np.testing.assert_allclose(entry.p, test.pvalue, rtol=1e-9)
+      np.testing.assert_allclose((entry.low, entry.high), test.confidence_interval(0.95), rtol=1e-9)
+    raw = sorted(entry.p for entry in found.values())
+    by_hand = [min(1.0, 2 * raw[0]), min(1.0, max(2 * raw[0], raw[1]))]
+    np.testing.assert_allclose(sorted(entry.adjusted for entry in found.values()), by_hand)
+
+  def test_only_seeds_of_both_rows_are_compared(self):
+    suite = suite_case.make_content({"base": COUNTS["base"], "all": COUNTS["all"][:2]})
+    entry = suite_scores.compare(suite, suite["order"], "first")["all"]
+    expected = stats.ttest_rel(*([miou(counts) for counts in COUNTS[name][:2]] for name in ("all", "base"))).pvalue
+    np.testing.assert_allclose(entry.p, expected, rtol=1e-9)
+
+  def test_with_one_seed_the_test_is_over_images_exact_for_few_and_marked(self):
+    suite = suite_case.make_content({"base": COUNTS["base"][:1], "all": COUNTS["all"][:1]})
+    entry = suite_scores.compare(suite, suite["order"], "above")["all"]
+    first, second = COUNTS["all"][0], COUNTS["base"][0]
+    observed, differences = miou(first) - miou(second), []
+    for swaps in range(2 ** len(first)):  # Every exchange of images between the two models.
+      mask = np.array([swaps >> i & 1 for i in range(len(first))], bool)[:, None, None]
+      differences.append(miou(np.where(mask, second, first)) - miou(np.where(mask, first, second)))
+    self.assertEqual(entry.over, "images")
+    np.testing.assert_allclose(entry.p, np.mean(np.abs(differences) >= abs(observed) - 1e-12))
+    self.assertEndsWith(cell(suite, "all", "p (Holm)"), "*")
+    self.assertIn("two trained networks, not of two methods", " ".join(suite_table.notes(suite)))
+
+  def test_rows_of_other_images_have_a_difference_but_no_test(self):
+    suite = suite_case.make_content({"base": COUNTS["base"][:1], "all": [COUNTS["all"][0][:3]]})
+    entry = suite_scores.compare(suite, suite["order"], "above")["all"]
+    np.testing.assert_allclose(entry.difference, miou(COUNTS["all"][0][:3]) - miou(COUNTS["base"][0]))
+    self.assertTrue(math.isnan(entry.p))
+    self.assertEqual(cell(suite, "all", "p (Holm)"), "–")
+
+  def test_rows_of_other_tables_and_test_splits_are_not_compared(self):
+    suite = suite_case.make_content(COUNTS, table={"all": "Another"})
+    self.assertEqual(suite_scores.tables_of(suite), {"Toy_table": ["base", "gate_1"], "Another": ["all"]})
+    self.assertEmpty(suite_scores.compare(suite, ["all"], "first"))
+    suite = suite_case.make_content(COUNTS)
+    suite["rows"]["all"]["domain"] = suite["runs"][-1]["results"][0]["domain"] = "coarse"
+    for run in suite["runs"][-3:]:
+      run["results"][0]["domain"] = "coarse"
+    self.assertEqual(list(suite_scores.compare(suite, list(COUNTS), "above")), ["gate_1"])
+
+  def test_a_row_above_that_is_not_through_is_not_passed_over(self):
+    suite = suite_case.make_content({"base": COUNTS["base"], "gate_1": [], "all": COUNTS["all"]})
+    self.assertEmpty(suite_scores.compare(suite, suite["order"], "above"))
+    self.assertEqual(list(suite_scores.compare(suite, suite["order"], "first")), ["all"])
+    self.assertEqual([cell(suite, "gate_1", name) for name in ("Seeds", "mIoU", *TABLE)], ["0"] + ["–"] * 5)
+
+  def test_an_undefined_score_is_left_out(self):
+    suite = suite_case.make_content({"base": COUNTS["base"], "empty": [np.zeros((4, 2, 2), int)] * 3})
+    self.assertEqual((cell(suite, "empty", "mIoU"), cell(suite, "empty", "Seeds")), ("–", "3"))
+    self.assertEmpty(suite_scores.compare(suite, suite["order"], "first"))
+
+  def test_shares_of_pixels_are_those_of_all_images_together(self):
+    suite = suite_case.make_content(COUNTS)
+    pooled = COUNTS["base"][1].sum(axis=0)
+    entry = suite_scores.results_of(suite, "base")[1]
+    np.testing.assert_allclose(suite_scores.pooled_shares(entry), pooled / pooled.sum())
+
+
+class NotesTest(absltest.TestCase):
+  def test_notes_name_data_devices_seeds_missing_runs_and_random_starts(self):
+    suite = suite_case.make_content(COUNTS)
+    suite["runs"][0]["results"] = None
+    notes = " ".join(suite_table.notes(suite))
+    for text in ("toy_data, fine test (4)", "seeds 0, 1, 2", "abacus", "1 of 9 runs are not through"):
+      self.assertIn(text, notes)
+    self.assertIn("Without pretrained weights, which the paper has: base, gate_1, all.", notes)
+
+  def test_seeds_of_other_images_are_told(self):
+    suite = suite_case.make_content(COUNTS)
+    suite["data_digests"].append({"fine": {"test": {"sha256": "1", "ids": "0"}}})
+    suite["runs"][0]["data"] = 1
+    self.assertEqual(suite_scores.of_other_data(suite), ["base"])
+    self.assertIn("from seed to seed, no mean can be had: base", " ".join(suite_table.notes(suite)))
+
+
+class FilesTest(parameterized.TestCase):
+  def test_a_csv_reader_finds_every_number(self):
+    suite = suite_case.make_content({**COUNTS, "none, yet": []})
+    lines = list(csv.DictReader(io.StringIO(suite_table.texts(suite)["table.csv"])))
+    self.assertEqual([line["row"] for line in lines], suite["order"])
+    for line, (name, seeds) in zip(lines, COUNTS.items()):
+      values = [100 * miou(counts) for counts in seeds]
+      self.assertAlmostEqual(float(line["miou"]), np.mean(values), places=5)
+      self.assertAlmostEqual(float(line["miou_sd"]), np.std(values, ddof=1), places=5)
+      self.assertEqual((line["label"], line["data"], line["miou_printed"]), (name, "toy_data", "70.0"))
+    self.assertEqual((lines[-1]["label"], lines[-1]["seeds"], lines[-1]["miou"]), ("none, yet", "0", ""))
+    self.assertEqual((lines[2]["first_row"], lines[2]["above_row"]), ("base", "gate_1"))
+
+  def test_titles_name_the_data_and_tables_follow_each_other(self):
+    texts = suite_table.texts(suite_case.make_content(COUNTS, table={"all": "Another"}))
+    self.assertIn("**Toy_table; ours on toy_data**", texts["table.md"])
+    self.assertIn("**Another; ours on toy_data**", texts["table.md"])
+    self.assertIn(r"\caption{Toy\_table; ours on toy\_data.", texts["table.tex"])
+    self.assertEqual(texts["table.tex"].count(r"\bottomrule"), 2)
+
+  def test_every_markdown_line_has_as_many_cells_as_the_head(self):
+    suite = suite_case.make_content({"a|b": COUNTS["base"][:1], "c": COUNTS["all"][:1]})
+    lines = [line for line in suite_table.texts(suite)["table.md"].splitlines() if line.startswith("|")]
+    cells = [line.replace(r"\|", "").count("|") for line in lines]
+    self.assertEqual(cells, [13] * 4)
+
+  @parameterized.parameters(
+    ("a_b & 5 %", r"a\_b \& 5 \%"), ("#1 $ {x}", r"\#1 \$ \{x\}"), ("\\", r"\textbackslash{}"),
+    ("1.0 ± 0.5 – Δ", r"1.0 $\pm$ 0.5 -- $\Delta$"), ("~^", r"\textasciitilde{}\textasciicircum{}"),
+    ("<0.001", r"\textless{}0.001"), ("9.81 km²", r"9.81 km\textsuperscript{2}"), ("“Printed”", "``Printed''"),
+  )  # fmt: skip
+  def test_latex_prints_what_is_written(self, text, expected):
+    self.assertEqual(suite_table.tex(text), expected)
+
+  def test_latex_rows_have_as_many_cells_as_columns(self):
+    text = suite_table.texts(suite_case.make_content({"a & b": COUNTS["base"], "c": COUNTS["all"]}))["table.tex"]
+    rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+    self.assertIn(r"\begin{tabular}{l" + "r" * 11 + "}", text)
+    self.assertEqual([line.replace(r"\&", "").count("&") for line in rows], [11] * 3)
+
+  def test_the_same_suite_gives_the_same_texts(self):
+    suite = suite_case.make_content({name: seeds[:1] for name, seeds in COUNTS.items()})
+    self.assertEqual(suite_table.texts(suite), suite_table.texts(suite))
+
+  def test_a_picture_is_drawn_of_rows_with_and_without_scores(self):
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "table.png"
+    suite_table.draw(suite_case.make_content({**COUNTS, "printed": []}, table={"all": "Another"}), path)
+    self.assertEqual(path.read_bytes()[:4], b"\x89PNG")
 
 
 if __name__ == "__main__":

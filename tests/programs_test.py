@@ -64,6 +64,12 @@ class ProgramTest(parameterized.TestCase):
     self.assertEqual(int(program.compile(np.int32(1))(np.int32(3))), 4)
     self.assertEqual(function.traced, 1)
 
+  def test_on_a_cpu_no_kernel_is_of_the_kind_that_loads_slowly(self):
+    function, image = lambda x: jnp.maximum(x @ x.T, 0).sum(axis=1), np.ones((64, 64), np.float32)
+    usual = jax.jit(function).lower(image).compile().as_text()
+    ours = programs.NOT_KEPT.wrap("product", function).compile(image).as_text()
+    self.assertEqual([text.count("__ynn_fusion") > 0 for text in (usual, ours)], [True, False])
+
   def test_other_shapes_names_and_facts_have_programs_of_their_own(self):
     self._run(self._wrap()[1])
     for facts, name, size in (((), "square", 4), ((), "other", 3), (("fact",), "square", 3)):

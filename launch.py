@@ -21,8 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  ["train", "evaluate", "doctor", "reproduce", "suite"],
-  "What to do. train also evaluates at the end; doctor looks over a run before it starts; reproduce trains a finished "
+  ["train", "evaluate", "doctor", "efficiency", "reproduce", "suite"],
+  "What to do. train also evaluates at the end; doctor looks over a run before it starts; efficiency measures "
+  "size and speed of the networks; reproduce trains a finished "
   "one again and compares (--config only if its data have moved); suite trains all rows of a table "
   "(configs/suites/) and writes it.",
 )
@@ -48,7 +49,7 @@ def main(argv):
 
   from minec2f_jax import console, devices, experiment
   from minec2f_jax.errors import UserError
-  from minec2f_jax.experiment import doctor, reproduce, suite
+  from minec2f_jax.experiment import doctor, efficiency, reproduce, suite
 
   cache = os.path.expanduser(_CACHE.value)
   if os.path.isfile(cache):
@@ -64,6 +65,7 @@ def main(argv):
     run = {
       "train": experiment.train,
       "evaluate": experiment.evaluate,
+      "efficiency": efficiency.run_efficiency,
       "suite": suite.run_suite,
       "doctor": lambda config, workdir, cache: doctor.doctor(config, workdir),
       "reproduce": lambda config, workdir, cache: reproduce.reproduce(workdir, config, cache=cache),

@@ -32,13 +32,16 @@ def make_suite(data):
   return config
 
 
-def make_content(counts: dict[str, list[np.ndarray]], *, trained=None, table: dict[str, str] | None = None) -> dict:
+def make_content(
+  counts: dict[str, list[np.ndarray]], *, trained=None, table: dict[str, str] | None = None, groups=None
+) -> dict:
   """suite.json of made-up runs.
 
   Args:
     counts: row -> for each seed [N, 2, 2] confusion counts of the fine test images.
     trained: rows that are; None for all.
     table: row -> table, where not "Toy_table".
+    groups: row -> the climate zone that it shows, of the two that images know: "arid", the first, and "cold", the rest.
   """
   rows, runs = {}, []
   for name, seeds in counts.items():
@@ -46,6 +49,7 @@ def make_content(counts: dict[str, list[np.ndarray]], *, trained=None, table: di
       "label": name,
       "table": (table or {}).get(name, "Toy_table"),
       "domain": "fine",
+      "group": ["climate zone", groups[name]] if name in (groups or {}) else [],
       "trained": trained is None or name in trained,
       "overrides": {},
       "paper": {"accuracy": 90.0, "mf1": 80.0, "miou": 70.0},
@@ -70,8 +74,15 @@ def make_content(counts: dict[str, list[np.ndarray]], *, trained=None, table: di
 
 def _run(name: str, seed: int, counts: np.ndarray) -> dict:
   found = [" ".join(map(str, matrix.ravel())) for matrix in counts]
-  scores = metrics.ConfusionMatrix.from_counts(counts).compute()
-  scores = {key: None if np.isnan(value) else value for key, value in scores.items()}
-  result = {"trained_on": "fine", "domain": "fine", "tested_on": "fine test (4)", "scores": scores}
-  result |= {"images": len(counts), "counts": found}
+  result = {"trained_on": "fine", "domain": "fine", "tested_on": "fine test (4)", "scores": _scores(counts)}
+  zones = [
+    {"name": name, "num_images": len(part), "small": True, "scores": _scores(part)}
+    for name, part in (("arid", counts[:1]), ("cold", counts[1:]))
+  ]
+  result |= {"images": len(counts), "counts": found, "groups": {"climate zone": zones}}
   return {"rows": [name], "seed": seed, "results": [result], "environment": 0, "data": 0, "error": None}
+
+
+def _scores(counts: np.ndarray) -> dict:
+  scores = metrics.ConfusionMatrix.from_counts(counts).compute()
+  return {key: None if np.isnan(value) else value for key, value in scores.items()}

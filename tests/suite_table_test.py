@@ -28,8 +28,8 @@ def miou(counts: np.ndarray) -> float:
   return sklearn_metrics.jaccard_score(label, predicted, average="macro")
 
 
-def cell(suite: dict, row: str, heading: str, nth: int = 0) -> str:
-  head, *body = suite_table.cells(suite, suite["order"])
+def cell(suite: dict, row: str, heading: str, nth: int = 0, cells=suite_table.cells) -> str:
+  head, *body = cells(suite, suite["order"])
   column = [i for i, name in enumerate(head) if name == heading][nth]
   return next(line[column] for line in body if line[0] == row)
 
@@ -114,11 +114,87 @@ class CellsTest(parameterized.TestCase):
     self.assertEqual((cell(suite, "empty", "mIoU"), cell(suite, "empty", "Seeds")), ("–", "3"))
     self.assertEmpty(suite_scores.compare(suite, suite["order"], "first"))
 
+  def test_without_any_difference_there_are_no_columns_for_it(self):
+    heads = [suite_table.cells(suite_case.make_content(COUNTS), names)[0] for names in (["all"], list(COUNTS))]
+    self.assertEqual([set(TABLE) <= set(head) for head in heads], [False, True])
+
   def test_shares_of_pixels_are_those_of_all_images_together(self):
     suite = suite_case.make_content(COUNTS)
     pooled = COUNTS["base"][1].sum(axis=0)
     entry = suite_scores.results_of(suite, "base")[1]
     np.testing.assert_allclose(suite_scores.pooled_shares(entry), pooled / pooled.sum())
+
+
+class ConfusionTest(absltest.TestCase):
+  def test_shares_are_mean_and_standard_deviation_of_the_seeds_pooled_matrices(self):
+    suite = suite_case.make_content(COUNTS)
+    for name, seeds in COUNTS.items():
+      pooled = np.array([counts.sum(axis=0).ravel() for counts in seeds])
+      shares = 100 * pooled / pooled.sum(axis=1, keepdims=True)
+      for heading, values in zip(("TN", "FP", "FN", "TP"), shares.T):
+        expected = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+        self.assertEqual(cell(suite, name, heading, cells=suite_table.confusion_cells), expected)
+
+  def test_what_the_paper_prints_of_a_matrix_stands_beside_and_rows_with_neither_are_left_out(self):
+    suite = suite_case.make_content({"base": COUNTS["base"], "printed": [], "other": []}, trained=["base"])
+    head, *body = suite_table.confusion_cells(suite, suite["order"])
+    self.assertEqual((head, [line[0] for line in body]), (["Row", "Seeds", "TN", "FP", "FN", "TP"], ["base"]))
+    suite["rows"]["printed"]["paper"] |= dict(tn=60.0, fp=10.0, fn=5.0, tp=25.0)
+    _, *body = suite_table.confusion_cells(suite, suite["order"])
+    self.assertEqual([line[0] for line in body], ["base", "printed"])
+    self.assertEqual(body[1][1:], ["–", "–", "60.00", "–", "10.00", "–", "5.00", "–", "25.00"])
+    self.assertEqual(cell(suite, "base", "TN, printed", cells=suite_table.confusion_cells), "–")
+
+  def test_a_table_without_any_matrix_has_no_second_table(self):
+    suite = suite_case.make_content({"printed": []}, trained=[])
+    self.assertEmpty(suite_table.confusion_cells(suite, ["printed"]))
+    self.assertNotIn("confusion", suite_table.texts(suite)["table.md"])
+
+
+class GroupsTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    counts = {name: COUNTS["all"] for name in ("dry", "icy", "white")}
+    self.suite = suite_case.make_content(counts, groups={"dry": "arid", "icy": "cold", "white": "polar"})
+
+  def test_a_row_shows_the_scores_of_its_groups_images(self):
+    for name, part in (("dry", slice(0, 1)), ("icy", slice(1, None))):
+      values = 100 * np.array([miou(counts[part]) for counts in COUNTS["all"]])
+      self.assertEqual(cell(self.suite, name, "mIoU"), f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}")
+
+  def test_a_group_that_no_image_belongs_to_has_no_score_and_the_notes_say_so(self):
+    self.assertEqual([cell(self.suite, "white", heading) for heading in ("Seeds", "mIoU")], ["0", "–"])
+    notes = " ".join(suite_table.notes(self.suite))
+    self.assertIn("by row: dry: 1 (few), icy: 3 (few).", notes)
+    self.assertIn("is known to belong to white (climate zone: polar).", notes)
+
+  def test_images_that_tell_nothing_leave_all_rows_without_scores(self):
+    for run in self.suite["runs"]:
+      del run["results"][0]["groups"]
+    self.assertEqual([cell(self.suite, name, "mIoU") for name in self.suite["order"]], ["–"] * 3)
+    self.assertIn("dry (climate zone: arid), icy (climate zone: cold)", " ".join(suite_table.notes(self.suite)))
+
+  def test_what_is_not_through_is_not_said_to_belong_to_nothing(self):
+    for run in self.suite["runs"]:
+      run["results"] = None
+    self.assertNotIn("known to belong", " ".join(suite_table.notes(self.suite)))
+
+  def test_groups_are_not_compared_with_each_other_and_a_group_with_itself_over_seeds(self):
+    self.assertEmpty(suite_scores.compare(self.suite, self.suite["order"], "first"))
+    suite = suite_case.make_content({"one": COUNTS["all"], "two": COUNTS["base"]}, groups=dict(one="cold", two="cold"))
+    mine, theirs = ([miou(counts[1:]) for counts in COUNTS[row]] for row in ("base", "all"))
+    entry = suite_scores.compare(suite, suite["order"], "first")["two"]
+    np.testing.assert_allclose(entry.p, stats.ttest_rel(mine, theirs).pvalue, rtol=1e-9)
+
+  def test_one_seed_of_a_group_has_a_difference_without_a_test(self):
+    counts = {"one": COUNTS["all"][:1], "two": COUNTS["base"][:1]}
+    suite = suite_case.make_content(counts, groups=dict(one="cold", two="cold"))
+    entry = suite_scores.compare(suite, suite["order"], "first")["two"]
+    np.testing.assert_allclose(entry.difference, miou(COUNTS["base"][0][1:]) - miou(COUNTS["all"][0][1:]))
+    self.assertTrue(math.isnan(entry.p))
+
+  def test_groups_have_no_confusion_matrix(self):
+    self.assertEmpty(suite_table.confusion_cells(self.suite, self.suite["order"]))
 
 
 class NotesTest(absltest.TestCase):
@@ -148,6 +224,10 @@ class FilesTest(parameterized.TestCase):
       self.assertAlmostEqual(float(line["miou"]), np.mean(values), places=5)
       self.assertAlmostEqual(float(line["miou_sd"]), np.std(values, ddof=1), places=5)
       self.assertEqual((line["label"], line["data"], line["miou_printed"]), (name, "toy_data", "70.0"))
+      shares = [100 * counts.sum(axis=0)[1, 0] / counts.sum() for counts in seeds]
+      self.assertAlmostEqual(float(line["fn"]), np.mean(shares), places=5)
+      self.assertAlmostEqual(float(line["fn_sd"]), np.std(shares, ddof=1), places=5)
+      self.assertEqual((line["fn_printed"], line["group"]), ("", ""))
     self.assertEqual((lines[-1]["label"], lines[-1]["seeds"], lines[-1]["miou"]), ("none, yet", "0", ""))
     self.assertEqual((lines[2]["first_row"], lines[2]["above_row"]), ("base", "gate_1"))
 
@@ -156,13 +236,14 @@ class FilesTest(parameterized.TestCase):
     self.assertIn("**Toy_table; ours on toy_data**", texts["table.md"])
     self.assertIn("**Another; ours on toy_data**", texts["table.md"])
     self.assertIn(r"\caption{Toy\_table; ours on toy\_data.", texts["table.tex"])
-    self.assertEqual(texts["table.tex"].count(r"\bottomrule"), 2)
+    self.assertIn("**Toy_table: pooled confusion matrix; ours on toy_data**", texts["table.md"])
+    self.assertEqual(texts["table.tex"].count(r"\bottomrule"), 4)
 
   def test_every_markdown_line_has_as_many_cells_as_the_head(self):
     suite = suite_case.make_content({"a|b": COUNTS["base"][:1], "c": COUNTS["all"][:1]})
     lines = [line for line in suite_table.texts(suite)["table.md"].splitlines() if line.startswith("|")]
     cells = [line.replace(r"\|", "").count("|") for line in lines]
-    self.assertEqual(cells, [13] * 4)
+    self.assertEqual(cells, [13] * 4 + [7] * 4)
 
   @parameterized.parameters(
     ("a_b & 5 %", r"a\_b \& 5 \%"), ("#1 $ {x}", r"\#1 \$ \{x\}"), ("\\", r"\textbackslash{}"),
@@ -176,7 +257,7 @@ class FilesTest(parameterized.TestCase):
     text = suite_table.texts(suite_case.make_content({"a & b": COUNTS["base"], "c": COUNTS["all"]}))["table.tex"]
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]
     self.assertIn(r"\begin{tabular}{l" + "r" * 11 + "}", text)
-    self.assertEqual([line.replace(r"\&", "").count("&") for line in rows], [11] * 3)
+    self.assertEqual([line.replace(r"\&", "").count("&") for line in rows], [11] * 3 + [5] * 3)
 
   def test_the_same_suite_gives_the_same_texts(self):
     suite = suite_case.make_content({name: seeds[:1] for name, seeds in COUNTS.items()})

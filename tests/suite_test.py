@@ -20,6 +20,7 @@ from absl.testing import absltest, parameterized
 from configs import suites
 from configs.suites import table4
 from minec2f_jax.errors import UserError
+from minec2f_jax.evaluation import suite_table
 from minec2f_jax.experiment import run, suite, suite_plan
 from tests import suite_case
 from tests.toy_folder import write_folder
@@ -137,6 +138,31 @@ class SuiteTest(parameterized.TestCase):
     shutil.copytree(self.folder, moved)
     self.assertEqual(self._train_nothing(self.config, moved), self.whole)
 
+  def test_groups_of_images_are_kept_with_the_scores_that_tables_show(self):
+    folder, config = self.root / "groups", suite_case.make_suite(self.root / "data")
+    shutil.copytree(self.folder, folder)
+    scores = {"accuracy": 0.9, "mf1": 0.8, "miou": 0.7, "iou_mine": 0.5}
+    zones = [{"name": "arid", "num_images": 1, "small": True, "scores": scores, "more": 1}]
+    for path in folder.rglob("results.json"):
+      found = json.loads(path.read_text())
+      found["rows"] = [{**entry, "groups": {"climate zone": zones}} for entry in found["rows"]]
+      path.write_text(json.dumps(found))
+    config.rows.pixel.group = ("climate zone", "arid")
+    suite_json = self._train_nothing(config, folder)
+    kept = {
+      "name": "arid",
+      "num_images": 1,
+      "small": True,
+      "scores": {key: scores[key] for key in suite_table.SCORES.values()},
+    }
+    for entry in suite_json["runs"]:
+      self.assertEqual([result["groups"] for result in entry["results"]], [{"climate zone": [kept]}] * 2)
+    with (folder / "table.csv").open() as file:
+      line = next(line for line in csv.DictReader(file) if line["row"] == "pixel")
+    self.assertEqual((line["group"], line["seeds"], line["miou"]), ("climate zone: arid", "1", "70.0"))
+    shutil.rmtree(folder / "rows")  # What suite.json holds is enough.
+    self.assertEqual(self._train_nothing(config, folder), suite_json)
+
   def test_suite_json_alone_keeps_the_results(self):
     alone = self.root / "alone"
     alone.mkdir()
@@ -200,7 +226,7 @@ class SuiteTest(parameterized.TestCase):
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
     ("table1", 1, 3), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
-    ("input_size", 0, 6), ("ablations", 1, 13),
+    ("table11", 1, 1), ("table14", 1, 1), ("input_size", 0, 6), ("ablations", 1, 13),
   )  # fmt: skip
   def test_each_distinct_run_is_planned_once_a_seed(self, name, teachers, runs):
     config = suite_case.load(name)
@@ -266,7 +292,9 @@ class PlanTest(parameterized.TestCase):
     (lambda c: c.update(order=()), r"config\.order=\(\): .*'hybrid'"),
     (lambda c: c.update(order=("none", "best")), r"config\.order=\('none', 'best'\)"),
     (lambda c: c.rows.image.update(domain="medium"), r"Row 'image': domain='medium': choose one of"),
-    (lambda c: c.rows.image.__delattr__("paper"), r"Row 'image': a row holds domain, label"),
+    (lambda c: c.rows.image.update(group=("climate zone",)), r"Row 'image': group=\('climate zone',\): give \(\)"),
+    (lambda c: c.rows.image.update(group=("climate", "arid")), r"Row 'image': group=.* one of \('climate zone', "),
+    (lambda c: c.rows.image.__delattr__("paper"), r"Row 'image': a row holds domain, group, label"),
     (
       lambda c: c.base.data.fine.update(builder=""),
       r"Row 'none', .*: config\.data\.fine\.path is not set.*config.base.X",

@@ -13,9 +13,10 @@ start from; --config.base.* reaches them all), `rows`, and `order` (of the rows)
   label       its name in the table
   table       title of the table that it belongs to
   domain      on whose test split its last stage is scored
+  group       () for all images of the split, or those of a group, e.g. ("climate zone", "arid"), as far as they tell
   trained     False: the row shows the paper's numbers alone
   overrides   nested as the base is; they win over it, and a `model` that names its architecture replaces the base's
-  paper       accuracy, mf1, miou in percent, as printed
+  paper       accuracy, mf1, miou in percent, as printed; tn, fp, fn, tp too, where the paper has them
 Rows that come to the same experiment share one run, and rows whose Task 1 is the same share their teacher.
 
 Every row's experiment is a run like any other: rows/ROW/seedN holds its config.json, checkpoints, curves and panels.
@@ -52,11 +53,18 @@ def make_row(
   miou: float,
   domain: str = "fine",
   table: str = "",
+  group: tuple[str, ...] = (),
+  confusion: tuple[float, ...] = (),
   trained: bool = True,
 ) -> ConfigDict:
-  """A row of a table; later `overrides` win over earlier ones, and without a `table` it belongs to the suite's."""
+  """A row of a table; later `overrides` win over earlier ones, and without a `table` it belongs to the suite's.
+
+  `confusion` is TN, FP, FN and TP in percent of all pixels, as printed.
+  """
   merged = ConfigDict()
   for override in overrides:
     merged.update(override)
-  paper = dict(accuracy=accuracy, mf1=mf1, miou=miou)
-  return ConfigDict(dict(label=label, table=table, domain=domain, trained=trained, overrides=merged, paper=paper))
+  paper = dict(accuracy=accuracy, mf1=mf1, miou=miou, **dict(zip(("tn", "fp", "fn", "tp"), confusion)))
+  return ConfigDict(
+    dict(label=label, table=table, domain=domain, group=group, trained=trained, overrides=merged, paper=paper)
+  )

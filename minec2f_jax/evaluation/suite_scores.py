@@ -8,6 +8,8 @@ import numpy as np
 from minec2f_jax import metrics
 from minec2f_jax.evaluation import comparisons, intervals
 
+# Cell of the confusion matrix -> its place, by label, then prediction; mine is positive.
+SHARES = {"tn": (0, 0), "fp": (0, 1), "fn": (1, 0), "tp": (1, 1)}
 REFERENCES = ("first", "above")  # The first row of the same table that is trained, or the nearest one above.
 
 
@@ -41,23 +43,37 @@ def tables_of(suite: dict) -> dict[str, list[str]]:
 
 
 def results_of(suite: dict, row: str) -> dict[int, dict]:
-  """Seed -> the entry of `results` that `row` shows, its counts by image; without seeds that are not through."""
-  domain = suite["rows"][row]["domain"]
+  """Seed -> the entry of `results` that `row` shows, its counts by image; without seeds that are not through.
 
-  def by_image(entry):
-    return {**entry, "counts": dict(zip(suite["image_lists"][entry["images"]], entry["counts"], strict=True))}
+  Of a row with a group its scores, `num_images` and `small`, without counts; seeds whose images know no such group are
+  left out.
+  """
+  domain, group, found = suite["rows"][row]["domain"], suite["rows"][row]["group"], {}
+  for run in suite["runs"]:
+    if row in run["rows"] and run["results"]:
+      entry = next(entry for entry in run["results"] if entry["domain"] == domain)
+      images = suite["image_lists"][entry["images"]]
+      whole = {**entry, "counts": dict(zip(images, entry["counts"], strict=True))}
+      if shown := _of_group(entry, *group) if group else whole:
+        found[run["seed"]] = shown
+  return found
 
-  return {
-    run["seed"]: by_image(next(entry for entry in run["results"] if entry["domain"] == domain))
-    for run in suite["runs"]
-    if row in run["rows"] and run["results"]
-  }
+
+def _of_group(entry: dict, factor: str, name: str) -> dict | None:
+  same = [group for group in entry.get("groups", {}).get(factor, ()) if group["name"] == name]
+  return {**entry, **same[0], "counts": {}} if same else None
 
 
 def scores_of(suite: dict, row: str, score: str) -> dict[int, float]:
   """Seed -> `score`, 0..1; without seeds for which it is undefined."""
   found = {seed: entry["scores"][score] for seed, entry in results_of(suite, row).items()}
   return {seed: value for seed, value in found.items() if value is not None}
+
+
+def shares_of(suite: dict, row: str, cell: str) -> dict[int, float]:
+  """Seed -> the share of all pixels in `cell` of SHARES, 0..1; without seeds of which no counts are known."""
+  found = {seed: pooled_shares(entry)[SHARES[cell]] for seed, entry in results_of(suite, row).items()}
+  return {seed: float(value) for seed, value in found.items() if not np.isnan(value)}
 
 
 def counts_of(entry: dict, images: Sequence[str]) -> np.ndarray:
@@ -70,14 +86,15 @@ def compare(suite: dict, names: Sequence[str], reference: str, *, score: str = "
 
   Args:
     suite: the content of suite.json.
-    names: rows of one table, in order; those that are not trained, or on another test split, are passed over.
+    names: rows of one table, in order; those that are not trained, or of other test images, are passed over.
     reference: of REFERENCES.
     score: to compare.
   """
   found, rows = {}, suite["rows"]
   trained = [name for name in names if rows[name]["trained"]]
   for place, name in enumerate(trained):
-    same = [other for other in trained[:place] if rows[other]["domain"] == rows[name]["domain"]]
+    tested_on = lambda row: (row["domain"], row["group"])
+    same = [other for other in trained[:place] if tested_on(rows[other]) == tested_on(rows[name])]
     # One that is not through yet is not passed over: that would be another comparison.
     if same and (entry := paired(suite, name, same[0 if reference == "first" else -1], score)):
       found[name] = entry
@@ -101,7 +118,8 @@ def paired(suite: dict, name: str, other: str, score: str) -> Paired | None:
 
 
 def _over_images(mine: dict, theirs: dict, other: str, score: str) -> Paired:
-  if mine["counts"].keys() != theirs["counts"].keys():  # The data have changed in between.
+  # The data have changed in between, or a group's counts are not known.
+  if not mine["counts"] or mine["counts"].keys() != theirs["counts"].keys():
     return Paired(other, mine["scores"][score] - theirs["scores"][score], *[np.nan] * 4, "images")
   images = sorted(mine["counts"])
   (first, function), (second, _) = (
@@ -113,7 +131,10 @@ def _over_images(mine: dict, theirs: dict, other: str, score: str) -> Paired:
 
 
 def pooled_shares(entry: dict) -> np.ndarray:
-  """[2, 2] shares of all pixels of an entry of `results_of`, by label, then prediction (the paper's Table 14)."""
+  """[2, 2] shares of all pixels of an entry of `results_of`, by label, then prediction (the paper's Table 14).
+
+  NaN without counts.
+  """
   return metrics.ConfusionMatrix(counts_of(entry, list(entry["counts"]))).shares()
 
 

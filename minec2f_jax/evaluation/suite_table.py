@@ -9,7 +9,7 @@ import numpy as np
 
 from minec2f_jax import metrics
 from minec2f_jax.evaluation import comparisons, figures, suite_scores
-from minec2f_jax.evaluation.suite_scores import Paired, compare, results_of, scores_of, tables_of
+from minec2f_jax.evaluation.suite_scores import Paired, compare, results_of, scores_of, shares_of, tables_of
 
 SCORES = {"Acc.": "accuracy", "mF1": "mf1", "mIoU": "miou"}  # Heading -> score; the paper's three.
 _TEX = {
@@ -26,7 +26,11 @@ def texts(suite: dict) -> dict[str, str]:
   Args:
     suite: the content of suite.json, see `minec2f_jax.experiment.suite_record`.
   """
-  parts = [(f"{title}; ours on {suite['data']}", cells(suite, names)) for title, names in tables_of(suite).items()]
+  parts = []
+  for title, names in tables_of(suite).items():
+    parts.append((f"{title}; ours on {suite['data']}", cells(suite, names)))
+    if matrix := confusion_cells(suite, names):
+      parts.append((f"{title}: pooled confusion matrix; ours on {suite['data']}", matrix))
   remarks = notes(suite)
   return {
     "table.md": "".join(f"**{title}**\n\n{to_markdown(lines)}\n" for title, lines in parts) + "\n".join(remarks) + "\n",
@@ -47,17 +51,45 @@ def draw(suite: dict, path):
 
 
 def cells(suite: dict, names: Sequence[str]) -> list[list[str]]:
-  """Heading and rows of one table, in percent."""
+  """Heading and rows of one table, in percent; differences where there are any."""
   heads = [heading for name in SCORES for heading in (name, f"{name}, printed")]
-  lines = [["Row", "Seeds", *heads, "Δ mIoU to the first row", "p (Holm)", "Δ mIoU to the row above", "p (Holm)"]]
   compared = [compare(suite, names, reference) for reference in suite_scores.REFERENCES]
+  if any(compared):
+    heads += ["Δ mIoU to the first row", "p (Holm)", "Δ mIoU to the row above", "p (Holm)"]
+  lines = [["Row", "Seeds", *heads]]
   for name in names:
-    row = suite["rows"][name]
-    line = [row["label"], str(len(results_of(suite, name))) if row["trained"] else "–"]
+    line = _opening(suite, name)
     for score in SCORES.values():
-      line += [_spread(list(scores_of(suite, name, score).values())), f"{row['paper'][score]:.2f}"]
-    lines.append(line + [cell for found in compared for cell in paired_cells(found.get(name))])
+      line += [_spread(list(scores_of(suite, name, score).values())), _printed(suite["rows"][name], score)]
+    differences = [cell for found in compared for cell in paired_cells(found.get(name))]
+    lines.append(line + (differences if any(compared) else []))
   return lines
+
+
+def confusion_cells(suite: dict, names: Sequence[str]) -> list[list[str]]:
+  """Heading and rows of one table's pooled confusion matrices, in percent of all pixels; [] where no row has one."""
+  rows = suite["rows"]
+  prints = [name for name in names if rows[name]["paper"].keys() & suite_scores.SHARES]
+  shown = [name for name in names if name in prints or (rows[name]["trained"] and not rows[name]["group"])]
+  heads = [heading for cell in suite_scores.SHARES for heading in (cell.upper(), f"{cell.upper()}, printed")]
+  lines = [["Row", "Seeds", *heads]]
+  for name in shown:
+    line = _opening(suite, name)
+    for cell in suite_scores.SHARES:
+      line += [_spread(list(shares_of(suite, name, cell).values())), _printed(rows[name], cell)]
+    lines.append(line)
+  if not prints:
+    lines = [[*line[:2], *line[2::2]] for line in lines]
+  return lines if shown else []
+
+
+def _opening(suite: dict, name: str) -> list[str]:
+  row = suite["rows"][name]
+  return [row["label"], str(len(results_of(suite, name))) if row["trained"] else "–"]
+
+
+def _printed(row: dict, score: str) -> str:
+  return f"{row['paper'][score]:.2f}" if score in row["paper"] else "–"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -100,10 +132,27 @@ def notes(suite: dict) -> list[str]:
     "column. *: one seed alone; interval (bootstrap) and p "
     "(permutation) are over test images and speak of two trained networks, not of two methods. "
     f"{comparisons.seeds_note(len(suite['seeds'])) if len(suite['seeds']) > 1 else ''}".rstrip(),
+    "TN, FP, FN, TP: shares of all valid pixels by label and prediction, mine being positive.",
     metrics.ABSENT_CLASS_POLICY,
+    *_notes_on_groups(suite),
     *([f"Without pretrained weights, which the paper has: {', '.join(dict.fromkeys(random))}."] if random else []),
     *([f"Scored on other images from seed to seed, no mean can be had: {', '.join(other)}."] if other else []),
     *([f"{missing} of {len(runs)} runs are not through yet, or failed (suite.json)."] if missing else []),
+  ]
+
+
+def _notes_on_groups(suite: dict) -> list[str]:
+  """How many images stand behind rows that show a group, and which of them none does."""
+  rows, counts, absent = suite["rows"], [], []
+  for name in suite["order"]:
+    if (group := rows[name]["group"]) and rows[name]["trained"]:
+      found = list(results_of(suite, name).values())
+      counts += [f"{rows[name]['label']}: {found[0]['num_images']}{' (few)' * found[0]['small']}"] if found else []
+      through = any(name in run["rows"] and run["results"] for run in suite["runs"])
+      absent += [f"{rows[name]['label']} ({': '.join(group)})"] if through and not found else []
+  return [
+    *([f"Test images of ours by row: {', '.join(counts)}."] if counts else []),
+    *([f"No test image of ours is known to belong to {', '.join(absent)}."] if absent else []),
   ]
 
 
@@ -114,12 +163,14 @@ def records(suite: dict) -> Iterator[dict[str, object]]:
     for name in names:
       row = suite["rows"][name]
       record = {"table": title, "row": name, "label": row["label"], "data": suite["data"], "test_split": row["domain"]}
-      record["seeds"] = len(results_of(suite, name))
-      for score in SCORES.values():
-        values = [100 * value for value in scores_of(suite, name, score).values()]
+      record["group"], record["seeds"] = ": ".join(row["group"]), len(results_of(suite, name))
+      found_by_seed = {score: scores_of(suite, name, score) for score in SCORES.values()}
+      found_by_seed |= {cell: shares_of(suite, name, cell) for cell in suite_scores.SHARES}
+      for score, found in found_by_seed.items():
+        values = [100 * value for value in found.values()]
         record[score] = _number(np.mean(values) if values else math.nan)
         record[f"{score}_sd"] = _number(np.std(values, ddof=1) if len(values) > 1 else math.nan)
-        record[f"{score}_printed"] = row["paper"][score]
+        record[f"{score}_printed"] = row["paper"].get(score, "")
       for reference, found in compared.items():
         entry = found.get(name) or Paired("", *[math.nan] * 5, "")
         record[f"{reference}_row"], record[f"{reference}_test_over"] = entry.other, entry.over

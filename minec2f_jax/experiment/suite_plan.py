@@ -9,12 +9,13 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from minec2f_jax.errors import UserError
+from minec2f_jax.evaluation import breakdown
 from minec2f_jax.experiment.checks import check_fields
 from minec2f_jax.experiment.data import DOMAINS, places
 from minec2f_jax.training import checkpoints
 
 _FIELDS = {"title", "seeds", "base", "rows", "order"}
-_ROW_FIELDS = {"label", "table", "domain", "trained", "overrides", "paper"}
+_ROW_FIELDS = {"label", "table", "domain", "group", "trained", "overrides", "paper"}
 _OF_THE_MACHINE = {"cache_gb", "device_gb", "read_threads", "data_dir"}  # Of config.data; no result depends on them.
 
 
@@ -62,6 +63,8 @@ def _row_fault(config: ConfigDict, name: str) -> str:
     return f"a row holds {', '.join(sorted(_ROW_FIELDS))}."
   if row.domain not in DOMAINS:
     return f"domain={row.domain!r}: choose one of {DOMAINS}."
+  if row.group and (len(row.group) != 2 or row.group[0] not in breakdown.FACTORS):
+    return f"group={row.group!r}: give (), or one of {tuple(breakdown.FACTORS)} and the name of a group of it."
   if not row.trained or name not in config.order:
     return ""
   try:

@@ -5,7 +5,8 @@
  "environments" [...], "data_digests" [...], "image_lists" [...]: what runs have in common, each once
  "runs": [{"rows": names, "seed", "folder", "teacher" (its folder), "config_sha256", "seconds" (of the session that came
            to the end), "error" (of this session) or null, "environment" and "data" (index into the lists above),
-           "results": [{"trained_on", "domain", "tested_on", "scores", "images" (index), "counts": ["tn fp fn tp"]}]}]
+           "results": [{"trained_on", "domain", "tested_on", "scores", "images" (index), "counts": ["tn fp fn tp"],
+                        "groups": {factor: [{"name", "num_images", "small", "scores"}]}, where images tell any}]}]
  "others": runs that came to their end, of rows and seeds that the last command left out}
 
 What is not known of a run that is not through is null. `results` are of the stage that the run has trained itself.
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 from minec2f_jax import files
 from minec2f_jax.errors import UserError
+from minec2f_jax.evaluation import suite_table
 from minec2f_jax.experiment.data import data_name
 from minec2f_jax.experiment.suite_plan import Job, fingerprint, finished, row_config
 from minec2f_jax.training import checkpoints
@@ -133,4 +135,11 @@ def _own(job: Job, row: dict) -> bool:
 def _short(row: dict) -> dict:
   counts = [" ".join(str(n) for line in found for n in line) for found in row["counts"].values()]
   kept = {name: row[name] for name in ("trained_on", "domain", "tested_on", "scores")}
-  return {**kept, "images": list(row["counts"]), "counts": counts}
+  kept |= {"images": list(row["counts"]), "counts": counts}
+  groups = {factor: [_short_group(group) for group in found] for factor, found in row.get("groups", {}).items()}
+  return {**kept, "groups": groups} if groups else kept
+
+
+def _short_group(group: dict) -> dict:
+  kept = {name: group[name] for name in ("name", "num_images", "small")}
+  return {**kept, "scores": {name: group["scores"][name] for name in suite_table.SCORES.values()}}

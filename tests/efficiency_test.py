@@ -244,8 +244,8 @@ class TablesTest(parameterized.TestCase):
 
   def test_a_processor_is_named_with_its_cores(self):
     content = make_content()
-    content["environment"] |= dict(platform="cpu", device="cpu", processor="Bead 9", cores=2)
-    self.assertIn("Device: Bead 9, 2 cores", tables.notes(content)[0])
+    content["environment"] |= dict(platform="cpu", device="cpu", processor="Bead 9", cores=2, devices=1)
+    self.assertIn("Device: Bead 9, 2 cores. float32", tables.notes(content)[0])
 
   def test_a_csv_reader_finds_every_number(self):
     lines = list(csv.DictReader(io.StringIO(tables.texts(make_content())["efficiency.csv"])))

@@ -166,13 +166,13 @@ class GroupsTest(absltest.TestCase):
     self.assertEqual([cell(self.suite, "white", heading) for heading in ("Seeds", "mIoU")], ["0", "–"])
     notes = " ".join(suite_table.notes(self.suite))
     self.assertIn("by row: dry: 1 (few), icy: 3 (few).", notes)
-    self.assertIn("is known to belong to white (climate zone: polar).", notes)
+    self.assertIn("is known to belong there: white.", notes)
 
   def test_images_that_tell_nothing_leave_all_rows_without_scores(self):
     for run in self.suite["runs"]:
       del run["results"][0]["groups"]
     self.assertEqual([cell(self.suite, name, "mIoU") for name in self.suite["order"]], ["–"] * 3)
-    self.assertIn("dry (climate zone: arid), icy (climate zone: cold)", " ".join(suite_table.notes(self.suite)))
+    self.assertIn("is known to belong there: dry, icy, white.", " ".join(suite_table.notes(self.suite)))
 
   def test_what_is_not_through_is_not_said_to_belong_to_nothing(self):
     for run in self.suite["runs"]:
@@ -236,7 +236,7 @@ class FilesTest(parameterized.TestCase):
     self.assertIn("**Toy_table; ours on toy_data**", texts["table.md"])
     self.assertIn("**Another; ours on toy_data**", texts["table.md"])
     self.assertIn(r"\caption{Toy\_table; ours on toy\_data.", texts["table.tex"])
-    self.assertIn("**Toy_table: pooled confusion matrix; ours on toy_data**", texts["table.md"])
+    self.assertIn("**Toy_table; pooled confusion matrix; ours on toy_data**", texts["table.md"])
     self.assertEqual(texts["table.tex"].count(r"\bottomrule"), 4)
 
   def test_every_markdown_line_has_as_many_cells_as_the_head(self):
@@ -248,7 +248,8 @@ class FilesTest(parameterized.TestCase):
   @parameterized.parameters(
     ("a_b & 5 %", r"a\_b \& 5 \%"), ("#1 $ {x}", r"\#1 \$ \{x\}"), ("\\", r"\textbackslash{}"),
     ("1.0 ± 0.5 – Δ", r"1.0 $\pm$ 0.5 -- $\Delta$"), ("~^", r"\textasciitilde{}\textasciicircum{}"),
-    ("<0.001", r"\textless{}0.001"), ("9.81 km²", r"9.81 km\textsuperscript{2}"), ("“Printed”", "``Printed''"),
+    ("<0.001", r"\textless{}0.001"), ("9.81 km²", r"9.81 km\textsuperscript{2}"),
+    ("2 × 2", r"2 $\times$ 2"), ("“Printed”", "``Printed''"),
   )  # fmt: skip
   def test_latex_prints_what_is_written(self, text, expected):
     self.assertEqual(suite_table.tex(text), expected)

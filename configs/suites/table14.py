@@ -32,4 +32,4 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     for name, confusion in _PRINTED.items()
   }
-  return suites.make_suite("Table 14: confusion matrices (RGB+NIR+SWIR)", rows, arg)
+  return suites.make_suite("Table 14: MineC2FNet beside two domain-incremental systems (RGB+NIR+SWIR)", rows, arg)

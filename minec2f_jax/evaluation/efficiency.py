@@ -72,10 +72,11 @@ def time_cells(found: dict) -> list[list[str]]:
 def notes(found: dict) -> list[str]:
   """What a reader of the tables has to know."""
   environment, peak = found["environment"], found["device_peak_bytes"]
+  others = f", one of {environment['devices']}" if environment["devices"] > 1 else ""
   packages = ", ".join(f"{name} {environment['packages'][name]}" for name in ("jax", "jaxlib", "flax"))
   return [
-    f"Device: {_device(found)}, one of {environment['devices']}. {environment['dtype']}; {packages}; Python "
-    f"{environment['python']}. Weights are random: time does not depend on what was learnt.",
+    f"Device: {_device(found)}{others}. {environment['dtype']}; {packages}; Python {environment['python']}. Weights "
+    "are random: time does not depend on what was learnt.",
     "Time is from a normalised image on the device to logits on the device. Reading, resizing, normalising, copying, "
     f"compiling and {found['warm_up']} first calls are left out. At each batch size the networks take turns, in "
     "reversed order every other round; ratios are of calls of the same round; median and quartiles over rounds. "
@@ -88,7 +89,8 @@ def notes(found: dict) -> list[str]:
     "Memory is what XLA plans for one call: weights, image, logits and temporary arrays."
     + (f" Peak of the device over all of this: {peak / _MILLION:.0f} MB." if peak else ""),
     "Printed: the paper trained and evaluated with a Xeon W-1350 and an RTX A4000 (Sec. 7.3.2), and states neither "
-    "which of them its Table 12 was timed on, nor the batch, nor what is counted in. The ratio may be compared.",
+    "which of them its Table 12 was timed on, nor the batch, nor what is counted in. Its networks are an FPN on "
+    "DenseNet-121 and MineC2FNet on that; beside others, and on another machine, not even the ratio must agree.",
   ]
 
 

@@ -48,20 +48,30 @@ def results_of(suite: dict, row: str) -> dict[int, dict]:
   Of a row with a group its scores, `num_images` and `small`, without counts; seeds whose images know no such group are
   left out.
   """
-  domain, group, found = suite["rows"][row]["domain"], suite["rows"][row]["group"], {}
-  for run in suite["runs"]:
-    if row in run["rows"] and run["results"]:
-      entry = next(entry for entry in run["results"] if entry["domain"] == domain)
-      images = suite["image_lists"][entry["images"]]
-      whole = {**entry, "counts": dict(zip(images, entry["counts"], strict=True))}
-      if shown := _of_group(entry, *group) if group else whole:
-        found[run["seed"]] = shown
-  return found
+  whole, group = of_whole_split(suite, row), suite["rows"][row]["group"]
+  if not group:
+    return whole
+  factor, name = group
+  return {
+    seed: {**entry, **same, "counts": {}}
+    for seed, entry in whole.items()
+    for same in entry.get("groups", {}).get(factor, ())
+    if same["name"] == name
+  }
 
 
-def _of_group(entry: dict, factor: str, name: str) -> dict | None:
-  same = [group for group in entry.get("groups", {}).get(factor, ()) if group["name"] == name]
-  return {**entry, **same[0], "counts": {}} if same else None
+def of_whole_split(suite: dict, row: str) -> dict[int, dict]:
+  """`results_of` all images, whatever the row's group."""
+  domain = suite["rows"][row]["domain"]
+
+  def by_image(entry):
+    return {**entry, "counts": dict(zip(suite["image_lists"][entry["images"]], entry["counts"], strict=True))}
+
+  return {
+    run["seed"]: by_image(next(entry for entry in run["results"] if entry["domain"] == domain))
+    for run in suite["runs"]
+    if row in run["rows"] and run["results"]
+  }
 
 
 def scores_of(suite: dict, row: str, score: str) -> dict[int, float]:

@@ -9,13 +9,30 @@ import numpy as np
 
 from minec2f_jax import metrics
 from minec2f_jax.evaluation import comparisons, figures, suite_scores
-from minec2f_jax.evaluation.suite_scores import Paired, compare, results_of, scores_of, shares_of, tables_of
+from minec2f_jax.evaluation.suite_scores import (
+  Paired,
+  compare,
+  of_whole_split,
+  results_of,
+  scores_of,
+  shares_of,
+  tables_of,
+)
 
 SCORES = {"Acc.": "accuracy", "mF1": "mf1", "mIoU": "miou"}  # Heading -> score; the paper's three.
 _TEX = {
   **{letter: rf"\{letter}" for letter in "&%_#${}"},
   **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-  **{"±": r"$\pm$", "–": "--", "Δ": r"$\Delta$", "²": r"\textsuperscript{2}", "“": "``", "”": "''", "−": "$-$"},
+  **{
+    "±": r"$\pm$",
+    "–": "--",
+    "Δ": r"$\Delta$",
+    "²": r"\textsuperscript{2}",
+    "×": r"$\times$",
+    "“": "``",
+    "”": "''",
+    "−": "$-$",
+  },
   **{"<": r"\textless{}", ">": r"\textgreater{}"},
 }
 
@@ -30,7 +47,7 @@ def texts(suite: dict) -> dict[str, str]:
   for title, names in tables_of(suite).items():
     parts.append((f"{title}; ours on {suite['data']}", cells(suite, names)))
     if matrix := confusion_cells(suite, names):
-      parts.append((f"{title}: pooled confusion matrix; ours on {suite['data']}", matrix))
+      parts.append((f"{title}; pooled confusion matrix; ours on {suite['data']}", matrix))
   remarks = notes(suite)
   return {
     "table.md": "".join(f"**{title}**\n\n{to_markdown(lines)}\n" for title, lines in parts) + "\n".join(remarks) + "\n",
@@ -117,7 +134,7 @@ def notes(suite: dict) -> list[str]:
   """What a reader of the tables has to know."""
   runs = suite["runs"]
   devices = sorted({suite["environments"][run["environment"]]["device"] for run in runs if run["results"]})
-  tested = sorted({entry["tested_on"] for name in suite["order"] for entry in results_of(suite, name).values()})
+  tested = sorted({entry["tested_on"] for name in suite["order"] for entry in of_whole_split(suite, name).values()})
   missing = sum(run["results"] is None for run in runs)
   other = suite_scores.of_other_data(suite)
   random = [suite["rows"][name]["label"] for name, given in suite["pretrained"].items() if not given]
@@ -145,14 +162,13 @@ def _notes_on_groups(suite: dict) -> list[str]:
   """How many images stand behind rows that show a group, and which of them none does."""
   rows, counts, absent = suite["rows"], [], []
   for name in suite["order"]:
-    if (group := rows[name]["group"]) and rows[name]["trained"]:
+    if rows[name]["group"] and rows[name]["trained"]:
       found = list(results_of(suite, name).values())
       counts += [f"{rows[name]['label']}: {found[0]['num_images']}{' (few)' * found[0]['small']}"] if found else []
-      through = any(name in run["rows"] and run["results"] for run in suite["runs"])
-      absent += [f"{rows[name]['label']} ({': '.join(group)})"] if through and not found else []
+      absent += [rows[name]["label"]] if of_whole_split(suite, name) and not found else []
   return [
     *([f"Test images of ours by row: {', '.join(counts)}."] if counts else []),
-    *([f"No test image of ours is known to belong to {', '.join(absent)}."] if absent else []),
+    *([f"Without scores, for no test image of ours is known to belong there: {', '.join(absent)}."] if absent else []),
   ]
 
 

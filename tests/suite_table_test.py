@@ -67,6 +67,16 @@ class CellsTest(parameterized.TestCase):
     by_hand = [min(1.0, 2 * raw[0]), min(1.0, max(2 * raw[0], raw[1]))]
     np.testing.assert_allclose(sorted(entry.adjusted for entry in found.values()), by_hand)
 
+  def test_without_printed_numbers_rows_are_choices_by_their_validation_score(self):
+    suite = suite_case.make_content(COUNTS)
+    self.assertNotIn("Best miou, validation", suite_table.cells(suite, suite["order"])[0])
+    for row in suite["rows"].values():
+      row["paper"] = {}
+    head = suite_table.cells(suite, suite["order"])[0]
+    self.assertEqual(head[:6], ["Row", "Seeds", "Best miou, validation", "Acc.", "mF1", "mIoU"])
+    self.assertEqual(cell(suite, "base", "Best miou, validation"), "51.00 ± 1.00")  # 50, 51 and 52.
+    self.assertIn("51.0", suite_table.texts(suite)["table.csv"])
+
   def test_only_seeds_of_both_rows_are_compared(self):
     suite = suite_case.make_content({"base": COUNTS["base"], "all": COUNTS["all"][:2]})
     entry = suite_scores.compare(suite, suite["order"], "first")["all"]

@@ -106,6 +106,10 @@ class SuiteTest(parameterized.TestCase):
       environment = self.whole["environments"][entry["environment"]]
       self.assertContainsSubset({"device", "packages", "code"}, environment)
       self.assertIn("sha256", self.whole["data_digests"][entry["data"]]["fine"]["test"])
+      lines = (self.folder / entry["folder"] / entry["results"][0]["trained_on"] / "metrics.jsonl").read_text()
+      scores = [json.loads(line)["validation/miou"] for line in lines.splitlines()]
+      best = {"score": max(scores), "epoch": 1 + int(np.argmax(scores)), "epochs": len(scores)}
+      self.assertEqual(entry["validation"], best)
       for result in entry["results"]:
         self.assertLen(result["counts"], len(self.whole["image_lists"][result["images"]]))
         cells = [text.split() for text in result["counts"]]
@@ -226,7 +230,7 @@ class SuiteTest(parameterized.TestCase):
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
     ("table1", 1, 3), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
-    ("table11", 1, 1), ("table14", 1, 1), ("input_size", 0, 6), ("ablations", 1, 13),
+    ("table11", 1, 1), ("table14", 1, 1), ("input_size", 0, 6), ("ablations", 1, 13), ("choices", 4, 11),
   )  # fmt: skip
   def test_each_distinct_run_is_planned_once_a_seed(self, name, teachers, runs):
     config = suite_case.load(name)

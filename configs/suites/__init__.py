@@ -48,9 +48,9 @@ def make_suite(title: str, rows: dict[str, ConfigDict], arg: str = "") -> Config
 def make_row(
   label: str,
   *overrides: dict,
-  accuracy: float,
-  mf1: float,
-  miou: float,
+  accuracy: float | None = None,
+  mf1: float | None = None,
+  miou: float | None = None,
   domain: str = "fine",
   table: str = "",
   group: tuple[str, ...] = (),
@@ -59,12 +59,14 @@ def make_row(
 ) -> ConfigDict:
   """A row of a table; later `overrides` win over earlier ones, and without a `table` it belongs to the suite's.
 
-  `confusion` is TN, FP, FN and TP in percent of all pixels, as printed.
+  `accuracy`, `mf1` and `miou` are as printed, in percent; None where the paper has no such row. `confusion` is TN, FP,
+  FN and TP in percent of all pixels, as printed.
   """
   merged = ConfigDict()
   for override in overrides:
     merged.update(override)
-  paper = dict(accuracy=accuracy, mf1=mf1, miou=miou, **dict(zip(("tn", "fp", "fn", "tp"), confusion)))
+  printed = dict(accuracy=accuracy, mf1=mf1, miou=miou, **dict(zip(("tn", "fp", "fn", "tp"), confusion)))
+  paper = {score: value for score, value in printed.items() if value is not None}
   return ConfigDict(
     dict(label=label, table=table, domain=domain, group=group, trained=trained, overrides=merged, paper=paper)
   )

@@ -128,31 +128,33 @@ def save_shift(path, sets: dict[str, label_geometry.LabelStatistics], *, bins: i
   figure.savefig(pathlib.Path(path), dpi=110)
 
 
-def save_rows(path, points: Sequence[tuple[str, Sequence[float], float]], *, title: str, unit: str, data: str):
+def save_rows(path, points: Sequence[tuple[str, Sequence[float], float | None]], *, title: str, unit: str, data: str):
   """Draws the rows of a table: ours seed by seed with their mean, and beside it what the paper prints.
 
-  Two axes: the heights belong to different data, the order may be compared.
+  Two axes: the heights belong to different data, the order may be compared. Without a printed number, ours alone.
 
   Args:
     path: PNG to write.
-    points: (label, score of each seed, the paper's score) of each row, the first on top.
+    points: (label, score of each seed, the paper's score or None) of each row, the first on top.
     title: of the table.
     unit: of the scores.
     data: that ours are of.
   """
+  printed = {place: score for place, (_, _, score) in enumerate(points) if score is not None}
   figure = Figure(figsize=(9, 1.5 + 0.42 * len(points)), layout="constrained")
-  ours, paper = figure.subplots(1, 2, sharey=True)
+  ours, *rest = figure.subplots(1, 2 if printed else 1, sharey=True, squeeze=False)[0]
   places = np.arange(len(points))
-  for place, (_, scores, printed) in zip(places, points):
+  for place, (_, scores, _) in zip(places, points):
     if len(scores):
       ours.plot(scores, np.full(len(scores), place), "o", color=MINE_COLOUR, alpha=0.5, markersize=6)
       ours.plot([np.mean(scores)] * 2, [place - 0.28, place + 0.28], color=MINE_COLOUR, linewidth=2.5)
-    paper.plot(printed, place, "D", color=TEACHER_COLOUR, markersize=7)
   ours.set_yticks(places, [label for label, _, _ in points])
   ours.invert_yaxis()
   ours.set(title=f"ours on {data}: seeds and mean", xlabel=unit, ylim=(len(points) - 0.5, -0.5))
-  paper.set(title="the paper on its data", xlabel=unit)
-  for axis in (ours, paper):
+  for paper in rest:
+    paper.plot(list(printed.values()), list(printed), "D", color=TEACHER_COLOUR, markersize=7)
+    paper.set(title="the paper on its data", xlabel=unit)
+  for axis in (ours, *rest):
     axis.grid(alpha=0.3)
     axis.margins(x=0.15)
   figure.suptitle(title)

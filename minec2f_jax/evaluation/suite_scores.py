@@ -80,6 +80,15 @@ def scores_of(suite: dict, row: str, score: str) -> dict[int, float]:
   return {seed: value for seed, value in found.items() if value is not None}
 
 
+def validation_of(suite: dict, row: str) -> dict[int, float]:
+  """Seed -> the best validation score of the run that `row` shows, by config.monitor, 0..1."""
+  return {
+    run["seed"]: run["validation"]["score"]
+    for run in suite["runs"]
+    if row in run["rows"] and run["results"] and run["validation"]
+  }
+
+
 def shares_of(suite: dict, row: str, cell: str) -> dict[int, float]:
   """Seed -> the share of all pixels in `cell` of SHARES, 0..1; without seeds of which no counts are known."""
   found = {seed: pooled_shares(entry)[SHARES[cell]] for seed, entry in results_of(suite, row).items()}

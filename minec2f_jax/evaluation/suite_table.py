@@ -17,6 +17,7 @@ from minec2f_jax.evaluation.suite_scores import (
   scores_of,
   shares_of,
   tables_of,
+  validation_of,
 )
 
 SCORES = {"Acc.": "accuracy", "mF1": "mf1", "mIoU": "miou"}  # Heading -> score; the paper's three.
@@ -63,21 +64,30 @@ def draw(suite: dict, path):
   for name in suite["order"]:
     row = suite["rows"][name]
     label = f"{row['table'].partition(':')[0]}: {row['label']}" if several else row["label"]
-    points.append((label, [100 * x for x in scores_of(suite, name, "miou").values()], row["paper"]["miou"]))
+    points.append((label, [100 * x for x in scores_of(suite, name, "miou").values()], row["paper"].get("miou")))
   figures.save_rows(path, points, title=suite["title"], unit="mIoU in percent", data=suite["data"])
 
 
 def cells(suite: dict, names: Sequence[str]) -> list[list[str]]:
-  """Heading and rows of one table, in percent; differences where there are any."""
+  """Heading and rows of one table, in percent; differences where there are any.
+
+  Where the paper has no such table, rows are choices, and the best validation score stands before the test's.
+  """
+  printed = any(suite["rows"][name]["paper"].keys() & set(SCORES.values()) for name in names)
   heads = [heading for name in SCORES for heading in (name, f"{name}, printed")]
+  if not printed:
+    heads = [f"Best {suite['base']['monitor']}, validation", *SCORES]
   compared = [compare(suite, names, reference) for reference in suite_scores.REFERENCES]
   if any(compared):
     heads += ["Δ mIoU to the first row", "p (Holm)", "Δ mIoU to the row above", "p (Holm)"]
   lines = [["Row", "Seeds", *heads]]
   for name in names:
     line = _opening(suite, name)
+    if not printed:
+      line.append(_spread(list(validation_of(suite, name).values())))
     for score in SCORES.values():
-      line += [_spread(list(scores_of(suite, name, score).values())), _printed(suite["rows"][name], score)]
+      line.append(_spread(list(scores_of(suite, name, score).values())))
+      line += [_printed(suite["rows"][name], score)] * printed
     differences = [cell for found in compared for cell in paired_cells(found.get(name))]
     lines.append(line + (differences if any(compared) else []))
   return lines
@@ -180,7 +190,8 @@ def records(suite: dict) -> Iterator[dict[str, object]]:
       row = suite["rows"][name]
       record = {"table": title, "row": name, "label": row["label"], "data": suite["data"], "test_split": row["domain"]}
       record["group"], record["seeds"] = ": ".join(row["group"]), len(results_of(suite, name))
-      found_by_seed = {score: scores_of(suite, name, score) for score in SCORES.values()}
+      found_by_seed = {"validation": validation_of(suite, name)}
+      found_by_seed |= {score: scores_of(suite, name, score) for score in SCORES.values()}
       found_by_seed |= {cell: shares_of(suite, name, cell) for cell in suite_scores.SHARES}
       for score, found in found_by_seed.items():
         values = [100 * value for value in found.values()]

@@ -5,6 +5,7 @@
  "environments" [...], "data_digests" [...], "image_lists" [...]: what runs have in common, each once
  "runs": [{"rows": names, "seed", "folder", "teacher" (its folder), "config_sha256", "seconds" (of the session that came
            to the end), "error" (of this session) or null, "environment" and "data" (index into the lists above),
+           "validation": {"score" (the best, of config.monitor), "epoch" (which has it), "epochs" (that were trained)},
            "results": [{"trained_on", "domain", "tested_on", "scores", "images" (index), "counts": ["tn fp fn tp"],
                         "groups": {factor: [{"name", "num_images", "small", "scores"}]}, where images tell any}]}]
  "others": runs that came to their end, of rows and seeds that the last command left out}
@@ -119,13 +120,19 @@ def _entry(job: Job, workdir: pathlib.Path, kept: dict[str, dict], error: str | 
     "error": error,
   }
   if not finished(job):
-    return {**entry, **{name: known.get(name) for name in ("results", "environment", "data")}}
+    return {**entry, **{name: known.get(name) for name in ("results", "environment", "data", "validation")}}
   return {
     **entry,
     "results": [_short(row) for row in checkpoints.read_json(job.folder / "results.json")["rows"] if _own(job, row)],
     "environment": checkpoints.read_json(job.folder / "run.json")["environments"][-1],
     "data": checkpoints.read_json(job.folder / "data.json"),
+    "validation": _validation(job),
   }
+
+
+def _validation(job: Job) -> dict:
+  found = checkpoints.read_json(job.folder / tuple(job.config.stages)[-1] / "finished.json")
+  return {"score": found["best_score"], "epoch": found["best_epoch"], "epochs": found["epoch"]}
 
 
 def _own(job: Job, row: dict) -> bool:

@@ -239,16 +239,17 @@ def attention_loss(student_map, teacher_map, valid=None, *, epsilon=1e-12):
   """
   chex.assert_rank(student_map, 3)
   chex.assert_equal_shape([student_map, teacher_map] if valid is None else [student_map, teacher_map, valid])
-  teacher_map = jax.lax.stop_gradient(teacher_map)
-  maps = [_unit_length(ops.replace_invalid(one, valid), epsilon) for one in (student_map, teacher_map)]
-  difference = maps[0] - maps[1]
+  # As one array: apart, XLA may round them otherwise, and maps that agree would differ.
+  both = jnp.stack([student_map, jax.lax.stop_gradient(teacher_map)])
+  unit = _unit_length(ops.replace_invalid(both, valid), epsilon)
+  difference = unit[0] - unit[1]
   # Its size; the derivative of jnp.abs at 0 is 1, and maps that agree are to stay.
   distance = jnp.sum(difference * jax.lax.stop_gradient(jnp.sign(difference)), axis=(1, 2))
   return ops.masked_mean(distance, None if valid is None else jnp.any(valid, axis=(1, 2)))
 
 
 def _unit_length(maps, epsilon):
-  squares = jnp.sum(maps**2, axis=(1, 2), keepdims=True)
+  squares = jnp.sum(maps**2, axis=(-2, -1), keepdims=True)
   lengths = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))  # The root of 0 has no derivative.
   return maps / jnp.where(squares > 0, jnp.maximum(lengths, epsilon), epsilon)
 

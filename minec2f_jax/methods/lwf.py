@@ -28,7 +28,8 @@ def make_method(config, stage) -> base.Method:
   weight = transfer.pop("weight")
 
   def init(key, image, prior):
-    return plain.init(key, image, prior)._replace(frozen=base.make_teacher(prior))
+    teacher = base.make_teacher(prior)
+    return plain.init(key, image, prior)._replace(frozen=teacher)
 
   def loss(trainable, frozen, extra, batch, key):
     stream = batch[stage["streams"][0]]

@@ -42,7 +42,8 @@ def make_method(config, stage) -> base.Method:
     return distillation.class_activation_map(features, weights if differentiable else jax.lax.stop_gradient(weights))
 
   def init(key, image, prior):
-    return plain.init(key, image, prior)._replace(frozen=base.make_teacher(prior))
+    teacher = base.make_teacher(prior)
+    return plain.init(key, image, prior)._replace(frozen=teacher)
 
   def loss(trainable, frozen, extra, batch, key):
     stream, frozen = batch[stage["streams"][0]], jax.lax.stop_gradient(frozen)

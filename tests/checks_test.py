@@ -38,7 +38,7 @@ class ContradictionTest(parameterized.TestCase):
     (fine_hybrid, {**FINE_ALONE, "fine": {"method": "supervised", "init_from_prior": True}}, "from_prior=True needs"),
     (fine_hybrid, {"coarse": {"method": "attentive_distillation"}}, r"config\.coarse\.method=.*take 'supervised'"),
     (fine_hybrid, {"coarse": {"init_from_prior": True}}, r"config\.coarse\.init_from_prior=True.*give False"),
-    (fine_hybrid, {"coarse": {"stream": "fine"}}, r"config\.coarse\.stream='fine': give 'coarse'"),
+    (fine_hybrid, {"coarse": {"streams": ("coarse", "fine")}}, r"coarse\.streams=.*'supervised': .* one of .*'replay'"),
     (fine_hybrid, {"optimizer": {"warmup_epochs": 101}}, r"warmup_epochs=101 and config\.coarse\.epochs=100"),
     (fine_hybrid, {"coarse": {"loss": {"bce": 0.0}}}, r"config\.coarse\.loss\.bce=0\.0 and .* leave nothing to learn"),
     (fine_hybrid, {"distillation": {"weight": 0.0}}, r"weight=0\.0 and .*selection='hybrid' contradict"),

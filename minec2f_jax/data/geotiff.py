@@ -41,6 +41,22 @@ def read_header(path, *, roles: Sequence[str] | None = None, sensor: str = "auto
     return file.header()
 
 
+def read_sides(path) -> tuple[float, float] | None:
+  """(height, width) of a file's pixels on the ground, in metres; None where it does not tell."""
+  try:
+    with open_raster(path) as file:
+      return file.grid and file.grid.sides_m
+  except GeoTiffError:  # A reference system without a place on Earth, such as a site's own.
+    return None
+
+
+def read_place(path) -> grids.Grid:
+  """Where the pixels of a file lie, in its own words: crs or transform None where it has none, rows maybe askew."""
+  with open_raster(path) as file:
+    src = file.src
+    return grids.Grid(src.crs, None if src.transform.is_identity else src.transform, src.height, src.width)
+
+
 def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: int = MAX_BYTES):
   """Reflectance of the wanted bands of a whole file, and the map of pixels that hold it.
 

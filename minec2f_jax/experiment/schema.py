@@ -112,6 +112,7 @@ DATA = {
   "image_size": whole(1, 4096),  # A training step on 4096 x 4096 pixels takes tens of GB an image.
   "batch_size": whole(1, 65536),
   "sensor": one_of(*sensors.CHOICES),
+  "gsd_m": zero_or(0.01, 100_000.0, "pixel size in metres")._replace(needed=False),  # Earlier versions had none.
   "read_threads": whole(0, 256),
   "cache_gb": number(0.0, 1e6),
   "device_gb": number(0.0, 1e6),

@@ -114,10 +114,13 @@ def _absolute(path: str) -> str:
 
 def _add_noted_config(argv):
   """Lets --config.NAME=VALUE change what a run has noted, where it is to be evaluated and no --config is given."""
-  given = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
   for name in ("mode", "workdir", "config"):
     given.add_argument(f"-{name}", f"--{name}")
-  found, others = given.parse_known_args(argv[1:])
+  try:
+    found, others = given.parse_known_args(argv[1:])
+  except argparse.ArgumentError:  # A flag without a value; the real parser says so.
+    return
   overrides = [text for text in others if re.match("--?(no)?config[.]", text)]
   if found.mode == "evaluate" and found.workdir and not found.config and overrides:
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "minec2f_jax", "experiment", "noted.py")

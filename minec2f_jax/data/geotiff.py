@@ -16,6 +16,7 @@ from minec2f_jax.data.rasterfile import (
   Header,
   RasterFile,
   open_raster,
+  placeless_allowed,
 )
 
 IGNORE = 255  # Label value of pixels that do not count; so do negative values and nodata.
@@ -221,7 +222,9 @@ def write_geotiff(
   place = dict(height=grid.height, width=grid.width, crs=grid.crs, transform=grid.transform)
   # In memory first: GDAL does not tell of a disk that is full when it closes a file.
   with rasterio.MemoryFile() as memory:
-    with memory.open(driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile) as dst:
+    with placeless_allowed():
+      dst = memory.open(driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile)
+    with dst:
       dst.write(bands)
       dst.descriptions = tuple(descriptions)
       dst.update_tags(**(tags or {}))

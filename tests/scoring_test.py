@@ -45,10 +45,10 @@ def _write_other(root: pathlib.Path):
 
 
 def _write(path, bands, names, *, crs, transform=None, **profile):
-  write_geotiff(path, bands, names, crs=None, **profile)
+  write_geotiff(path, bands, names, crs=crs, **profile)
   if crs:
     with rasterio.open(path, "r+") as file:
-      file.crs, file.transform = crs, transform
+      file.transform = transform
 
 
 def _results(folder) -> dict:

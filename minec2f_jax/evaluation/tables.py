@@ -112,8 +112,8 @@ def tables_of(results: dict) -> Iterator[Table]:
     yield Table("Outlines: boundary scores at a tolerance on the ground, percent", _outlines(outlined))
   yield Table("Calibration of the probability of a mine, over all valid pixels", _calibration(rows))
   for factor in dict.fromkeys(factor for row in rows for factor in row["groups"]):
-    small = (f"* fewer than {breakdown.MIN_IMAGES} images: no conclusion can be drawn.",)
-    yield Table(f"By {factor}, percent", _by_group(rows, factor), 4, small)
+    cells, small = _by_group(rows, factor), f"* fewer than {breakdown.MIN_IMAGES} images: no conclusion can be drawn."
+    yield Table(f"By {factor}, percent", cells, 4, (small,) if any("*" in line[4] for line in cells) else ())
   yield Table("Confusion, percent of all valid pixels (positive: mine)", _confusion(rows))
   if results.get("transfer"):
     yield Table("Transfer between domains, percent", _transfer(results["transfer"]), 1, (results["transfer"]["note"],))

@@ -79,7 +79,7 @@ def may_hold(path, value, plain) -> bool | None:
   if path == ("pretrained",):
     return value is None or _is_text(value)
   if name == "path":  # There is no such data set.
-    return value is None
+    return value is None or (isinstance(value, str) and value == "")
   return CONTEXT[name](path, value, plain, stages)
 
 

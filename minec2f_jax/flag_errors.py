@@ -24,9 +24,10 @@ def explain(error: Exception, argv) -> str:
 
 def _of_a_user(error: BaseException | None) -> str:
   """What a config's own code says is wrong outside of it; "" if nothing."""
-  if error is None or isinstance(error, UserError):
-    return str(error or "")
-  return _of_a_user(error.__cause__ or error.__context__)
+  if error is None:
+    return ""
+  # ml_collections wraps an error into another one of the same type.
+  return _of_a_user(error.__cause__ or error.__context__) or (str(error) if isinstance(error, UserError) else "")
 
 
 def _no_file(argv) -> str:

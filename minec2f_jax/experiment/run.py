@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import jax
 
@@ -137,13 +138,26 @@ def check_same_run(workdir: pathlib.Path, config):
     found = checkpoints.read_json(workdir / "config.json")
     if not isinstance(found, dict):
       raise UserError(f"{workdir / 'config.json'}: is not what a run writes; restore it, or give another --workdir.")
-    order = _stages(found)
-    started.sort(key=lambda name: order.index(name) if name in order else -1)
-    if different := first_difference(settled(found, started), settled(_plain(config), started), "config"):
+    if different := run_difference(found, _plain(config), started):
       raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
 
 
-def settled(plain: dict, started: list[str]) -> dict:
+def run_difference(noted: dict, plain: dict, started: list[str], ignoring: Callable[[dict], dict] = dict) -> str:
+  """The first field in which two configs, as JSON, are not those of one run, with both values; "" if there is none.
+
+  Args:
+    noted: what the run has noted.
+    plain: another.
+    started: stages of the run that have a checkpoint.
+    ignoring: takes out of both what is not to count.
+  """
+  order = _stages(noted)
+  started = sorted(started, key=lambda name: order.index(name) if name in order else -1)
+  there, here = (ignoring(_settled(config, started)) for config in (noted, plain))
+  return first_difference(there, here, "config")
+
+
+def _settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage.
 
   Stages that have not started may be taken out, changed or added after those that have.

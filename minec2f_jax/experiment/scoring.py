@@ -10,9 +10,8 @@ from minec2f_jax.experiment import noted, record
 from minec2f_jax.experiment.checks import check_fields, check_networks
 from minec2f_jax.experiment.data import DOMAINS, open_sources, places
 from minec2f_jax.experiment.report import report
-from minec2f_jax.experiment.run import load_pretrained, settled
-from minec2f_jax.experiment.stages import first_difference, load_stage, programs_of, wire
-from minec2f_jax.training import checkpoints
+from minec2f_jax.experiment.run import load_pretrained, run_difference
+from minec2f_jax.experiment.stages import load_stage, programs_of, stages_in, wire
 
 # What says where things lie; whether other things lie there is told by their hashes.
 _PLACES = ("path", "builder")
@@ -67,13 +66,11 @@ def _test_sets(config) -> list[tuple[str, str]]:
 
 def _other_config(config, workdir: pathlib.Path) -> str:
   """In what `config` is not that of the run in `workdir`, but for where things lie; "" if in nothing."""
-  started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
+  started = stages_in(workdir)
   if not started or not (workdir / "config.json").exists():
     return "config.json (none there)"
-  there, here = (settled(plain, started) for plain in (noted.read_plain(workdir), _plain(config)))
-  if (workdir / "data.json").exists():
-    there, here = map(_without_places, (there, here))
-  return first_difference(there, here, "config")
+  ignoring = _without_places if (workdir / "data.json").exists() else dict
+  return run_difference(noted.read_plain(workdir), _plain(config), started, ignoring)
 
 
 def _without_places(plain: dict) -> dict:

@@ -49,6 +49,7 @@ ALLOWED = {
     "minec2f_jax.training.logging",
     "minec2f_jax.devices",
     "minec2f_jax.programs",
+    *PLAIN,
   ),
   "minec2f_jax.experiment": ("minec2f_jax",),
   "configs": ("configs",),

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # Not pyplot: no screen, no global state.
@@ -11,6 +12,15 @@ from minec2f_jax.data import label_geometry
 
 MINE_COLOUR = "#e4572e"
 TEACHER_COLOUR = "#2e86ab"
+# Of what a pixel is to a prediction. Blue and orange of Okabe & Ito differ with any kind of colour vision, and all five
+# in lightness, so that a grey print keeps them apart.
+OUTCOME_COLOURS = {
+  "background": "#262626",
+  "miss": "#0072b2",
+  "no data": "#8f8f8f",
+  "false alarm": "#e69f00",
+  "hit": "#f7f7f7",
+}
 
 
 def stretch(image: np.ndarray, valid: np.ndarray, bands: Sequence[str], roles: Sequence[str]) -> np.ndarray:
@@ -24,6 +34,28 @@ def stretch(image: np.ndarray, valid: np.ndarray, bands: Sequence[str], roles: S
   shown = image[..., indices]
   low, high = np.percentile(shown[valid], (2, 98)) if valid.any() else (0.0, 1.0)
   return np.where(valid[..., None], np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 1.0)
+
+
+def outcomes(label: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
+  """What each pixel is to a prediction.
+
+  Args:
+    label: [H, W], non-zero = mine.
+    predicted: [H, W] bool.
+    valid: [H, W] bool.
+
+  Returns:
+    [H, W] uint8, places in `OUTCOME_COLOURS`: a miss is a mine that was not predicted, a false alarm the converse.
+  """
+  names, mine = list(OUTCOME_COLOURS), np.asarray(label) != 0
+  kinds = ("no data", "hit", "miss", "false alarm")
+  chosen = np.select([~valid, mine & predicted, mine, predicted], [names.index(kind) for kind in kinds])
+  return chosen.astype(np.uint8)
+
+
+def probability_colours(count: int) -> np.ndarray:
+  """[count, 3] uint8, the colours of probabilities 0 to 1 in all figures."""
+  return np.round(255 * matplotlib.colormaps["magma"](np.linspace(0, 1, count))[:, :3]).astype(np.uint8)
 
 
 def save_panel(

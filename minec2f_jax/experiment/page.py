@@ -11,6 +11,7 @@ from scipy import special
 from minec2f_jax import metrics
 from minec2f_jax.data import pipeline
 from minec2f_jax.evaluation import evaluate as evaluate_lib
+from minec2f_jax.evaluation import html_report
 from minec2f_jax.experiment import record
 from minec2f_jax.experiment.data import data_name
 from minec2f_jax.experiment.stages import Wired
@@ -22,8 +23,8 @@ _CARDS = 3  # Worst images of a test set, and as many best ones.
 
 def gather(
   config, workdir, wired: Mapping[str, Wired], models: Mapping[str, Variables], sources, results: dict, titles: Mapping
-) -> dict:
-  """The fields of an `html_report.Page`, its cards as the fields of an `html_report.Card`.
+) -> html_report.Page:
+  """The page.
 
   Args:
     config: of the run, with the data that were scored.
@@ -36,20 +37,20 @@ def gather(
   """
   histories = {name: read_metrics(pathlib.Path(workdir) / name / "metrics.jsonl") for name in models}
   plain = json.loads(config.to_json_best_effort())
-  return {
-    "title": f"{' and '.join(titles.values())} on {data_name(config)}",
-    "facts": facts(config, plain, sources),
-    "results": results,
-    "curves": {name: lines for name, lines in histories.items() if lines},
-    "monitor": config.monitor,
-    "bands": tuple(config.data.bands),
-    "cards": {
+  return html_report.Page(
+    title=f"{' and '.join(titles.values())} on {data_name(config)}",
+    facts=facts(config, plain, sources),
+    results=results,
+    curves={name: lines for name, lines in histories.items() if lines},
+    monitor=config.monitor,
+    bands=tuple(config.data.bands),
+    cards={
       f"{domain} test": _cards(config, wired, models, source, _rows_of(results, domain), titles)
       for (domain, split), source in sources.items()
       if split == "test"
     },
-    "config": plain,
-  }
+    config=plain,
+  )
 
 
 def facts(config, plain: dict, sources) -> dict[str, str]:
@@ -72,7 +73,9 @@ def _rows_of(results: dict, domain: str) -> list[dict]:
   return [row for row in results["rows"] if row["domain"] == domain]
 
 
-def _cards(config, wired, models, source: pipeline.Source, rows: Sequence[dict], titles: Mapping) -> list[dict]:
+def _cards(
+  config, wired, models, source: pipeline.Source, rows: Sequence[dict], titles: Mapping
+) -> list[html_report.Card]:
   """The worst and the best images of a test set by the last model's IoU of mine, the worst first."""
   by_model = {row["trained_on"]: metrics.scores(list(row["counts"].values()))["iou_mine"] for row in rows}
   chosen = _chosen(list(by_model.values())[-1], titles[list(by_model)[-1]])
@@ -85,13 +88,13 @@ def _cards(config, wired, models, source: pipeline.Source, rows: Sequence[dict],
     for name, variables in (models.items() if chosen else ())
   }
   return [
-    {
-      "id": source.ids[place],
-      "why": why,
+    html_report.Card(
+      id=source.ids[place],
+      why=why,
       **{field: sample[field] for field in ("image", "label", "valid")},
-      "probabilities": {name: maps[i] for name, maps in probabilities.items()},
-      "scores": {titles[name]: float(values[place]) for name, values in by_model.items()},
-    }
+      probabilities={name: maps[i] for name, maps in probabilities.items()},
+      scores={titles[name]: float(values[place]) for name, values in by_model.items()},
+    )
     for i, ((place, why), sample) in enumerate(zip(chosen.items(), shown))
   ]
 

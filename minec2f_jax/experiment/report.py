@@ -1,6 +1,7 @@
 """What a run leaves for its reader: tables, curves, panels and, on request, predictions."""
 
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.special
@@ -8,8 +9,9 @@ import scipy.special
 from minec2f_jax import console, distillation
 from minec2f_jax.data import pipeline
 from minec2f_jax.errors import UserError
-from minec2f_jax.evaluation import assessment, figures, summary, tables
+from minec2f_jax.evaluation import assessment, figures, html_report, summary, tables
 from minec2f_jax.evaluation import evaluate as evaluate_lib
+from minec2f_jax.experiment import page
 from minec2f_jax.experiment import predictions as predictions_lib
 from minec2f_jax.experiment.data import DOMAINS, data_name
 from minec2f_jax.experiment.stages import Wired
@@ -51,13 +53,16 @@ def report(
   results = {"title": title, "data": data_name(config), "seed": config.seed, "rows": rows}
   if moved := summary.transfer_of(rows, DOMAINS):
     results["transfer"] = moved
-  tables.write_tables({**results, "policies": summary.policies()}, output)
+  results["policies"] = summary.policies()
+  tables.write_tables(results, output)
   histories = {name: read_metrics(workdir / name / "metrics.jsonl") for name in models}
   if known := {name: lines for name, lines in histories.items() if lines}:
     figures.save_curves(output / "curves.png", known, score=config.monitor)
   for domain, source in tests.items():
     _save_panel(config, output / f"panel_{domain}.png", wired, models, source, f"{data_name(config)}, {domain} test")
-  left = ["tables", "figures", *["predictions"] * predictions, *["checkpoints"] * (output == workdir)]
+  shown = page.gather(config, workdir, wired, models, sources, results, titles_of(config, models))
+  html_report.write(output / "report.html", shown)
+  left = ["tables", "figures", "report.html", *["predictions"] * predictions, *["checkpoints"] * (output == workdir)]
   console.say(f"\n{title}\n\n{tables.to_text(rows)}\nThe {', '.join(left[:-1])} and {left[-1]} are in {output}")
 
 
@@ -72,10 +77,11 @@ def score(config, wired: dict[str, Wired], models: dict[str, Variables], tests, 
     predictions: folder for probability maps, or None.
   """
   rows = []
+  titles = titles_of(config, models)
   told = {domain: [pipeline.details(source, i) for i in range(len(source))] for domain, source in tests.items()}
   for name, variables in models.items():
     for domain, source in tests.items():
-      title, observe = _title(config, name), None
+      title, observe = titles[name], None
       if predictions is not None:
         folder = predictions / domain / predictions_lib.safe_name(title)
         observe = predictions_lib.make_writer(folder, source.ids, told[domain], model=title)
@@ -102,7 +108,7 @@ def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variabl
     name: evaluate_lib.predict_all(wired[name].predict, variables, subset, batch_size=config.data.batch_size)
     for name, variables in models.items()
   }
-  masks = {}
+  titles, masks = titles_of(config, models), {}
   if set(logits) == set(DOMAINS) and config.fine.method == "attentive_distillation":
     label, valid = (np.stack([sample[field] for sample in samples]) for field in ("label", "valid"))
     for field, selection in (("better", "pixel"), ("distilled", config.distillation.selection)):
@@ -113,12 +119,15 @@ def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variabl
     path,
     samples=samples,
     bands=tuple(config.data.bands),
-    probabilities={_title(config, name): scipy.special.expit(z) for name, z in logits.items()},
+    probabilities={titles[name]: scipy.special.expit(z) for name, z in logits.items()},
     title=title,
     **masks,
   )
 
 
-def _title(config, stage: str) -> str:
+def titles_of(config, stages: Iterable[str]) -> dict[str, str]:
+  """Stage -> what its model is called; no two are called the same."""
   names = {("coarse", "supervised"): "teacher", ("fine", "attentive_distillation"): "student"}
-  return names.get((stage, config[stage].method), config[stage].method)
+  titles = {stage: names.get((stage, config[stage].method), config[stage].method) for stage in stages}
+  called = list(titles.values())
+  return {stage: f"{title}, {stage}" if called.count(title) > 1 else title for stage, title in titles.items()}

@@ -16,7 +16,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from minec2f_jax import console, experiment
-from minec2f_jax.data import resize
+from minec2f_jax.data import geotiff, resize
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
 from minec2f_jax.experiment import noted, page, predictions
@@ -296,6 +296,17 @@ class NameTest(parameterized.TestCase):
   def test_names_do_not_meet(self):
     names = ["a/b", "a%2Fb", "a b", "a_b", "." + "x", "%2Ex", "x" * 300, "x" * 299]
     self.assertLen({predictions.safe_name(name) for name in names}, len(names))
+
+  def test_without_a_file_of_its_own_a_map_lies_as_the_network_saw_it(self):
+    path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "map.tif"
+    logits, valid = np.float32([[0.0, 2.0, -2.0], [9.0, -9.0, np.nan]]), np.ones((2, 3), bool)
+    valid[1, 2] = False
+    predictions.write_prediction(path, logits, valid, tags={"model": "student"})
+    self.assertIsNone(geotiff.read_header(path).grid)
+    with open(path, "rb") as file, rasterio.MemoryFile(file.read()) as memory, memory.open() as found:
+      expected = np.rint(special.expit(np.float64([0, 2, -2, 9, -9])) * predictions.SCALE)
+      np.testing.assert_array_equal(found.read(1).ravel(), [*expected, predictions.NODATA])
+      self.assertEqual((found.tags()["model"], found.descriptions), ("student", ("probability of a mine",)))
 
   def test_codes_keep_the_side_of_the_threshold_and_never_mean_no_data(self):
     near = np.array([0.0, 0.5 - 1e-9, 0.5, 0.5 + 1e-9, 1.0])

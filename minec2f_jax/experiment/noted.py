@@ -6,6 +6,7 @@ the run has noted.
 
 import os
 import pathlib
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -30,23 +31,23 @@ def read_plain(workdir) -> dict:
 
 
 def get_config(workdir) -> ConfigDict:
-  """The config of the run in `workdir`; not checked yet.
+  """The config of the run in `workdir`, of which a command line may set every field; not checked yet.
 
   Raises:
     UserError: as `read_plain`.
   """
-  return to_config(read_plain(workdir))
+  return ConfigDict(_restored(read_plain(workdir), nothing=lambda: placeholder(str)))
 
 
 def to_config(plain: dict) -> ConfigDict:
   """The config of which `plain` is the JSON."""
-  return ConfigDict(_restored(plain))
+  return ConfigDict(_restored(plain, nothing=lambda: None))
 
 
-def _restored(value):
-  """JSON has lists for tuples, and configs have no lists; a bare None could not be overridden."""
+def _restored(value, *, nothing: Callable[[], object]):
+  """JSON has lists for tuples, and configs have no lists; a bare None, which no flag could set, becomes `nothing`."""
   if isinstance(value, dict):
-    return {name: _restored(entry) for name, entry in value.items()}
+    return {name: _restored(entry, nothing=nothing) for name, entry in value.items()}
   if isinstance(value, list):
-    return tuple(map(_restored, value))
-  return placeholder(str) if value is None else value
+    return tuple(_restored(entry, nothing=nothing) for entry in value)
+  return nothing() if value is None else value

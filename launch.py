@@ -1,6 +1,9 @@
 """Trains and evaluates MineC2FNet: python launch.py --config=configs/fine_hybrid.py --workdir=DIR."""
 
+import argparse
+import functools
 import os
+import re
 import sys
 import traceback
 
@@ -22,9 +25,16 @@ _MODE = flags.DEFINE_enum(
   "mode",
   "train",
   ["train", "evaluate", "doctor", "reproduce", "suite"],
-  "What to do. train also evaluates at the end; doctor looks over a run before it starts; reproduce trains a finished "
-  "one again and compares (--config only if its data have moved); suite trains all rows of a table "
+  "What to do. train also evaluates at the end; evaluate scores the run in --workdir again, without --config or "
+  "--config.NAME=VALUE as it was, else on what they name; doctor looks over a run before it starts; reproduce trains a "
+  "finished one again and compares (--config only if its data have moved); suite trains all rows of a table "
   "(configs/suites/) and writes it.",
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "For --mode=evaluate: folder for the results; needed where the data are not those of the run."
+)
+_PREDICTIONS = flags.DEFINE_bool(
+  "predictions", False, "For train and evaluate: also write every test image's probability map, as a GeoTIFF."
 )
 _CACHE = flags.DEFINE_string(
   "compilation_cache", "~/.cache/minec2f_jax/xla", "Folder of compiled programs, shared by all runs; empty = off."
@@ -62,13 +72,15 @@ def main(argv):
       if not devices.is_first():
         console.mute()
     run = {
-      "train": experiment.train,
-      "evaluate": experiment.evaluate,
+      "train": functools.partial(experiment.train, predictions=_PREDICTIONS.value),
+      "evaluate": functools.partial(
+        experiment.evaluate, output=_OUTPUT.value and _absolute(_OUTPUT.value), predictions=_PREDICTIONS.value
+      ),
       "suite": suite.run_suite,
       "doctor": lambda config, workdir, cache: doctor.doctor(config, workdir),
       "reproduce": lambda config, workdir, cache: reproduce.reproduce(workdir, config, cache=cache),
     }[_MODE.value]
-    run(_CONFIG.value, os.path.abspath(os.path.expanduser(_WORKDIR.value)), cache=cache and f"{cache}/programs")
+    run(_CONFIG.value, _absolute(_WORKDIR.value), cache=cache and f"{cache}/programs")
   except (UserError, FloatingPointError) as error:
     _leave_at_once(1, str(error)) if _COORDINATOR.value else sys.exit(f"launch.py: {error}")
   except jax.errors.JaxRuntimeError as error:
@@ -96,18 +108,42 @@ def _leave_at_once(status: int, message: str):
   os._exit(status)
 
 
+def _absolute(path: str) -> str:
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def _add_noted_config(argv):
+  """Lets --config.NAME=VALUE change what a run has noted, where it is to be evaluated and no --config is given."""
+  given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+  for name in ("mode", "workdir", "config"):
+    given.add_argument(f"-{name}", f"--{name}")
+  try:
+    found, others = given.parse_known_args(argv[1:])
+  except argparse.ArgumentError:  # A flag without a value; the real parser says so.
+    return
+  overrides = [text for text in others if re.match("--?(no)?config[.]", text)]
+  if found.mode == "evaluate" and found.workdir and not found.config and overrides:
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "minec2f_jax", "experiment", "noted.py")
+    argv.insert(1, f"--config={path}:{found.workdir}")
+
+
 def _parse_flags(argv):
   try:
+    _add_noted_config(argv)
     left = flags.FLAGS(argv)
     getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
   except Exception as error:  # Of absl, of ml_collections, or of the config's own code, which may raise anything.
     sys.exit(f"launch.py: {flag_errors.explain(error, argv)}")
-  if _CONFIG.value is None and _MODE.value != "reproduce":
+  if _CONFIG.value is None and _MODE.value not in ("evaluate", "reproduce"):
     sys.exit(f"launch.py: --mode={_MODE.value} needs --config, e.g. --config=configs/fine_hybrid.py.")
   if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
     sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
   if not _WORKDIR.value:
     sys.exit(f"launch.py: --workdir is {'missing' if _WORKDIR.value is None else 'empty'}: give a folder.")
+  if _OUTPUT.value is not None and _MODE.value != "evaluate":
+    sys.exit(f"launch.py: --output is for --mode=evaluate; --mode={_MODE.value} writes into --workdir.")
+  if _PREDICTIONS.value and _MODE.value not in ("train", "evaluate"):
+    sys.exit(f"launch.py: --mode={_MODE.value} makes no predictions: leave out --predictions.")
   if several := _in_several_processes():
     sys.exit(f"launch.py: {several}")
   return left

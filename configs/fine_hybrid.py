@@ -93,6 +93,7 @@ def _data() -> ConfigDict:
       image_size=256,  # paper; whole images are resized to it
       batch_size=8,  # paper
       sensor="auto",  # how stored numbers become reflectance; see minec2f_jax.data.sensors
+      gsd_m=0.0,  # pixel size on the ground, in metres, of files that do not tell it; for boundary scores; 0 = unknown
       read_threads=4,  # that read ahead where samples are not in memory; the batches are the same with any number
       cache_gb=8.0,  # decoded samples of all splits are kept in memory up to this size
       device_gb=8.0,  # and on the device up to this size (on a CPU out of cache_gb); 0 sends every batch, the same ones

@@ -9,6 +9,8 @@ import traceback
 from absl import flags
 from ml_collections import config_flags
 
+from minec2f_jax.errors import UserError
+
 
 def explain(error: Exception, argv) -> str:
   """Why the flags could not be parsed.
@@ -17,7 +19,15 @@ def explain(error: Exception, argv) -> str:
     error: of absl, of ml_collections, or of the config's own code, which may raise anything.
     argv: the command line, with the flag "config" of `config_flags`.
   """
-  return _in_config_code(error) or _no_file(argv) or _in_arguments(error, argv)
+  return _of_a_user(error) or _in_config_code(error) or _no_file(argv) or _in_arguments(error, argv)
+
+
+def _of_a_user(error: BaseException | None) -> str:
+  """What a config's own code says is wrong outside of it; "" if nothing."""
+  if error is None:
+    return ""
+  # ml_collections wraps an error into another one of the same type.
+  return _of_a_user(error.__cause__ or error.__context__) or (str(error) if isinstance(error, UserError) else "")
 
 
 def _no_file(argv) -> str:

@@ -34,6 +34,10 @@ COMMANDS = (
   ((DEMO, "--coordinator_address=a:1", "--num_processes=2"), "--coordinator_address=a:1 needs .*--process_id"),
   ((DEMO, "--coordinator_address=auto", "--num_processes=2"), "--coordinator_address=auto finds out --num_processes"),
   ((DEMO, "--coordinator_address=a:1", "--mode=doctor"), "--mode=doctor runs in one process"),
+  ((DEMO, "--output=x"), "--output is for --mode=evaluate; --mode=train writes into --workdir"),
+  ((DEMO, "--mode=doctor", "--predictions"), "--mode=doctor makes no predictions: leave out --predictions"),
+  (("--mode=evaluate",), "run: there is no run .no config.json.; give the folder of one"),
+  (("--mode=evaluate", "--config.seed=1"), "launch.py: --workdir=.*run: there is no run"),
   ((DEMO, "--workdirs=x"), "Unknown command line flag 'workdirs'. Did you mean: workdir"),
 )
 # What stands in one's own file.

@@ -1,14 +1,10 @@
-import json
-import pathlib
-import tempfile
-
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 from sklearn import metrics as sklearn_metrics
 
 from minec2f_jax.data import resident
-from minec2f_jax.evaluation import evaluate, tables
+from minec2f_jax.evaluation import evaluate
 from minec2f_jax.methods import Method, Variables
 from tests import toy
 
@@ -38,30 +34,6 @@ class EvaluateTest(parameterized.TestCase):
     predict = evaluate.make_predict(METHOD, lambda image, valid: 2 * image)
     logits = evaluate.predict_all(predict, VARIABLES, source, batch_size=2)
     np.testing.assert_allclose(logits, 2 * source.image[..., 0] - 0.2, rtol=1e-6)
-
-
-class TablesTest(parameterized.TestCase):
-  ROWS = [
-    {
-      "model": "teacher",
-      "trained_on": "coarse",
-      "tested_on": "fine test",
-      "scores": {**{name: 0.1234 for name in tables.COLUMNS.values()}, "iou_mine": float("nan")},
-    }
-  ]
-
-  def test_text_and_markdown_hold_percents_and_a_dash_for_the_undefined(self):
-    for text in (tables.to_text(self.ROWS), tables.to_markdown(self.ROWS)):
-      self.assertIn("12.34", text)
-      self.assertIn("–", text)
-      self.assertNotIn("nan", text)
-
-  def test_json_is_valid_and_holds_null_for_the_undefined(self):
-    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    tables.write_tables(self.ROWS, folder, title="a title")
-    result = json.loads((folder / "results.json").read_text(), parse_constant=self.fail)
-    self.assertIsNone(result["rows"][0]["scores"]["iou_mine"])
-    self.assertEqual(result["rows"][0]["scores"]["miou"], 0.1234)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,15 @@ class ExperimentTest(parameterized.TestCase):
     )
     for row in rows:
       self.assertEqual(row["scores"]["num_pixels"], 32 * 32)  # One test chip a domain.
+      self.assertEqual(row["intervals"]["miou"]["value"], row["scores"]["miou"])
+
+  def test_transfer_is_that_of_the_four_scores(self):
+    result = json.loads((self.workdir / "results.json").read_text())
+    miou = {(row["trained_on"], row["domain"]): row["scores"]["miou"] for row in result["rows"]}
+    found = result["transfer"]["miou"]
+    self.assertAlmostEqual(found["backward"], miou["fine", "coarse"] - miou["coarse", "coarse"])
+    self.assertAlmostEqual(found["average"], (miou["fine", "coarse"] + miou["fine", "fine"]) / 2)
+    self.assertIsNone(found["forward"])
 
   def test_evaluating_again_gives_the_same_numbers(self):
     before = (self.workdir / "results.json").read_text()

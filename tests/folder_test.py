@@ -80,6 +80,20 @@ class ReadTest(FolderTest):
     with self.assertRaises(IndexError):
       source[3]
 
+  def test_details_are_what_row_and_file_tell_and_nothing_else(self):
+    self._chip("a", height=6, width=12)
+    write_geotiff(self.root / "images" / "b.tif", self._chip("b")[0], ("blue", "green", "red"), crs=None)
+    self._index("id,location_group,area_km2,climate_zone,mine", "a,1,2.5,arid,", "b,1,,,Tara")
+    source = self._open(image_size=4)
+    found = source.details(0)
+    np.testing.assert_allclose(found.pop("gsd_m"), (15 / 0.9996, 30 / 0.9996), rtol=1e-5)
+    path = self.root / "images" / "a.tif"
+    self.assertEqual(found, {"area_km2": 2.5, "climate_zone": "arid", "location_group": "1", "image": path})
+    self.assertEqual(set(source.details(1)), {"mine", "location_group", "image"})
+    told = self._open(gsd_m=20.0)  # Of the files: one of the two tells it.
+    np.testing.assert_allclose(told.details(0)["gsd_m"], (10 / 0.9996, 10 / 0.9996), rtol=1e-5)
+    self.assertEqual(told.details(1)["gsd_m"], (20.0, 20.0))
+
   def test_named_paths_and_sensors_of_a_row_are_used(self):
     (self.root / "elsewhere").mkdir()
     write_geotiff(self.root / "elsewhere" / "dn.tif", np.full((3, 4, 4), 3500, np.uint16), ("B4", "B3", "B2"))

@@ -31,6 +31,36 @@ class GeotiffTest(parameterized.TestCase):
     return write_geotiff(self.path, bands, **kwargs)
 
 
+class PlaceTest(GeotiffTest):
+  def test_sides_are_height_and_width_in_metres(self):
+    self._write(self.dn)
+    np.testing.assert_allclose(geotiff.read_sides(self.path), (10 / 0.9996, 10 / 0.9996), rtol=1e-5)
+
+  @parameterized.parameters(None, 'LOCAL_CS["a mine\'s own",UNIT["metre",1]]')
+  def test_sides_are_unknown_without_a_place_on_earth(self, crs):
+    self._write(self.dn, crs=crs)
+    self.assertIsNone(geotiff.read_sides(self.path))
+
+  def test_the_place_of_rows_that_are_askew_comes_back_in_a_copy(self):
+    self._write(self.dn)
+    askew = affine.Affine(10, 2, 5e5, 1, -10, 8e6)
+    with rasterio.open(self.path, "r+") as file:
+      file.transform = askew
+    copy = f"{self.path}.copy.tif"
+    geotiff.write_geotiff(copy, self.dn, geotiff.read_place(self.path), descriptions=("a", "b", "c"))
+    with rasterio.open(copy) as file:
+      self.assertEqual((file.crs.to_string(), file.transform), ("EPSG:32723", askew))
+
+  def test_a_file_without_a_place_is_copied_without_one_in_silence(self):
+    self._write(self.dn, crs=None)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error", NotGeoreferencedWarning)
+      place = geotiff.read_place(self.path)
+      geotiff.write_geotiff(self.path, self.dn, place, descriptions=("a", "b", "c"))
+      self.assertEqual((place.crs, place.transform, place.height, place.width), (None, None, 5, 7))
+      self.assertIsNone(geotiff.read_header(self.path).grid)
+
+
 class ReadChipTest(GeotiffTest):
   def test_bands_come_by_name_in_the_wanted_order_as_reflectance(self):
     self._write(self.dn, names=("B2", "B3", "B4"))

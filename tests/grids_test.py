@@ -41,6 +41,7 @@ class GridTest(parameterized.TestCase):
     across = geod.line_length([20, 20.0001], [59.9995, 59.9995])
     along = geod.line_length([20, 20], [59.9995, 59.9994])
     self.assertAlmostEqual(degree.gsd_m, (across + along) / 2, places=3)
+    np.testing.assert_allclose(degree.sides_m, (along, across), atol=1e-3)
 
 
 class UtmGridTest(parameterized.TestCase):

@@ -284,6 +284,15 @@ class RoundTripTest(FineTest):
       ),
     )
     self.assertEqual((told["b"]["mine"], told["b"]["country"], told["b"]["has_swir"]), ("Zeche Ü", "", False))
+    details = {source.ids[i]: source.details(i) for i in range(2)}
+    np.testing.assert_allclose(details["a"].pop("gsd_m"), [17.5 / 0.9996] * 2, atol=2e-3)
+    kept = {name: told["a"][name] for name in ("mine", "country", "commodity", "climate_zone", "region", "product")}
+    self.assertEqual(details["a"], {**kept, "location_group": "Tara, Ireland"})
+    self.assertNotIn("gsd_m", details["b"])
+    known = TfdsSource(path, split="train", roles=("blue", "red"), image_size=16, gsd_m=20.0)
+    sides = {known.ids[i]: known.details(i)["gsd_m"] for i in range(2)}
+    np.testing.assert_allclose(sides["a"], [35 / 0.9996] * 2, atol=4e-3)  # The record tells its own.
+    self.assertEqual(sides["b"], (40.0, 40.0))  # 32 pixels of 20 m as 16.
     info = tfds.builder_from_directory(path).info
     self.assertEqual(
       dict(info.metadata), dict(bands=["red", "green", "blue"], reflectance_scale=1.0, size=32, patches=False)
@@ -311,6 +320,7 @@ class RoundTripTest(FineTest):
     np.testing.assert_array_equal(source[index]["image"], image[[2, 1, 0, 3, 4, 5], 32:64, :32].transpose(1, 2, 0))
     np.testing.assert_array_equal(source[index]["label"], mask[32:64, :32])
     self.assertAlmostEqual(source.metadata(index)["gsd_m"], 10 / 0.9996, delta=1e-3)
+    self.assertEqual([source.details(i)["location_group"] for i in range(4)], ["a", "a", "b", "b"])
     short = source[source.ids.index("b_r00c01")]
     self.assertTrue(short["valid"][:20].all() and not short["valid"][20:].any())
     plan = builder_lib.MiningFine.make_plan(config, self.root)

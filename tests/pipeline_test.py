@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from minec2f_jax.data import pipeline
+from minec2f_jax.data import pipeline, resident
 from tests import toy
 
 
@@ -98,6 +98,15 @@ class CachedTest(parameterized.TestCase):
     source = toy.ArraySource(5, size=4)
     whole = source.image.nbytes + source.label.nbytes + source.valid.nbytes
     self.assertEqual(pipeline.sample_bytes(source), whole)
+
+  def test_details_come_through_what_holds_a_source_and_are_none_of_one_that_knows_nothing(self):
+    class Telling(toy.ArraySource):
+      def details(self, index):
+        return {"location_group": f"place{index}"}
+
+    held = pipeline.Subset(resident.hold(pipeline.CachedSource(Telling(3, size=4))), [2, 0])
+    self.assertEqual([pipeline.details(held, i) for i in range(2)], [{"location_group": f"place{i}"} for i in (2, 0)])
+    self.assertEqual(pipeline.details(pipeline.CachedSource(toy.ArraySource(3, size=4)), 1), {})
 
   def test_a_subset_keeps_ids_and_samples_together(self):
     source = toy.ArraySource(4, size=4)

@@ -158,7 +158,7 @@ class RunTest(parameterized.TestCase):
     self.assertContainsSubset(["seed", "data.cache_gb", "data.fine.path"], shared)
     left_out = (
       r"(seed|teacher|pretrained(_sha256)?|checkpoint_minutes"
-      r"|data\.(coarse|fine|data_dir|cache_gb|device_gb|read_threads)\b.*)"
+      r"|data\.(coarse|fine|data_dir|cache_gb|device_gb|read_threads|gsd_m)\b.*)"
     )
     self.assertEqual([field for field in shared if not re.fullmatch(left_out, field)], [])
     changed = copy.deepcopy(config)

@@ -94,6 +94,29 @@ class ResizeChipTest(parameterized.TestCase):
       resize.resize_chip(image, label, valid, 0)
 
 
+class ResizeMapTest(parameterized.TestCase):
+  @parameterized.parameters((9, 14), (5, 4), (3, 20))
+  def test_agrees_with_jax_antialiased_bilinear_where_all_is_valid(self, height, width):
+    values = np.random.default_rng(0).random((8, 8), np.float32)
+    out, valid = resize.resize_map(values, np.ones((8, 8), bool), height, width)
+    np.testing.assert_allclose(out, jax.image.resize(values, (height, width), "bilinear", antialias=True), atol=2e-6)
+    self.assertTrue(valid.all())
+
+  def test_the_invalid_weighs_nothing_and_stays_invalid(self):
+    values, valid = np.full((4, 4), 0.25, np.float32), np.ones((4, 4), bool)
+    values[0, :2], valid[0, :2] = np.nan, False
+    out, known = resize.resize_map(values, valid, 8, 12)
+    np.testing.assert_array_equal(known, valid.repeat(2, axis=0).repeat(3, axis=1))
+    np.testing.assert_allclose(out[known], 0.25, rtol=1e-6)
+    self.assertFalse(out[~known].any())
+
+  def test_a_map_of_that_size_comes_back_bit_for_bit(self):
+    values = np.random.default_rng(0).random((6, 9))
+    out, _ = resize.resize_map(values, np.ones((6, 9), bool), 6, 9)
+    np.testing.assert_array_equal(out, values)
+    self.assertEqual(out.dtype, np.float64)
+
+
 class CutPatchesTest(parameterized.TestCase):
   @hypothesis.settings(deadline=None, max_examples=60)
   @hypothesis.given(st.integers(1, 14), st.integers(1, 14), st.integers(1, 9), st.integers(0, 99))

@@ -238,7 +238,7 @@ class PlanTest(parameterized.TestCase):
   def test_a_machine_changes_no_fingerprint_and_all_else_does(self):
     config = suite_case.load("table4").base
     before = suite_plan.fingerprint(config)
-    config.data.update(dict(cache_gb=1.0, device_gb=0.0, read_threads=1, data_dir="elsewhere"))
+    config.data.update(dict(cache_gb=1.0, device_gb=0.0, read_threads=1, data_dir="elsewhere", gsd_m=10.0))
     config.checkpoint_minutes = 1.0
     self.assertEqual(suite_plan.fingerprint(config), before)
     for section, name, value in (("data", "batch_size", 4), ("fine", "epochs", 3), ("model", "dtype", "bfloat16")):

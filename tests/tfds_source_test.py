@@ -65,6 +65,13 @@ class TfdsSourceTest(parameterized.TestCase):
         },
       )
 
+  def test_details_are_named_as_those_of_folders(self):
+    source = self._open(image_size=16)
+    for index, name in enumerate(source.ids):
+      told = source.metadata(index)
+      expected = {"climate_zone": told["climate"], "product": told["sensor"], "location_group": name}
+      self.assertEqual(source.details(index), {**expected, "gsd_m": (100.0, 100.0)})  # 50 m, halved.
+
   def test_threads_and_copies_read_the_same(self):
     source = self._open()
     copy = pickle.loads(pickle.dumps(source))

@@ -66,6 +66,7 @@ class FolderSource:
   roles: tuple[str, ...]
   image_size: int | None = None
   coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None
+  gsd_m: float = 0.0
 
   @property
   def ids(self) -> tuple[str, ...]:
@@ -84,6 +85,24 @@ class FolderSource:
     if self.image_size is not None:
       image, label, valid = resize.resize_chip(image, label, valid, self.image_size)
     return {"image": image, "label": label, "valid": valid}
+
+  def details(self, index) -> dict:
+    """What index and files tell of sample `index`, see `pipeline.details`; `self.gsd_m` is of files that do not."""
+    row = self.rows[operator.index(index)]
+    told = {name: text for name, text in row.metadata.items() if text}
+    if not math.isnan(row.area_km2):
+      told["area_km2"] = row.area_km2
+    sides = geotiff.read_sides(row.image) or (self.gsd_m, self.gsd_m)
+    if all(side > 0 for side in sides):
+      told["gsd_m"] = self._resized(row, sides)
+    return {**told, "location_group": row.group, "image": row.image}
+
+  def _resized(self, row: Row, sides: tuple[float, float]) -> tuple[float, float]:
+    """Sides of a pixel of the sample, given those of the file's."""
+    if self.image_size is None:
+      return sides
+    header = geotiff.read_header(row.image)
+    return sides[0] * header.height / self.image_size, sides[1] * header.width / self.image_size
 
   def stored(self, index) -> tuple[bytes, ...]:
     """What sample `index` is decoded from: its row's sensor, and the bytes of its files."""
@@ -122,6 +141,7 @@ def open_folder(
   image_size: int | None = None,
   coarsen: Callable[[np.ndarray, str], np.ndarray] | None = None,
   skip: Sequence[str] = (),
+  gsd_m: float = 0.0,
 ) -> FolderSource:
   """The chips of one domain and split, after a header-only check of all chips of that domain.
 
@@ -135,6 +155,7 @@ def open_folder(
     coarsen: (label [H, W] uint8, id) -> label; applied to coarse labels at native resolution. The
       id is there to seed with: one seed for all chips would shift every outline the same way.
     skip: ids to leave out. Leaving one out moves no other chip to another split.
+    gsd_m: side of a pixel in metres for files that do not tell it; 0 = unknown.
 
   Returns:
     A `FolderSource` with at least one chip.
@@ -160,7 +181,7 @@ def open_folder(
       f"{path}: no {domain} chip in split {split!r} (there are {counts}); three or "
       "more location groups are needed to deal three splits"
     )
-  return FolderSource(chosen, roles, image_size, coarsen if domain == "coarse" else None)
+  return FolderSource(chosen, roles, image_size, coarsen if domain == "coarse" else None, gsd_m)
 
 
 def read_index(path, *, domain: str, sensor: str = "auto") -> tuple[Row, ...]:

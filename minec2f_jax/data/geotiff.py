@@ -16,6 +16,7 @@ from minec2f_jax.data.rasterfile import (
   Header,
   RasterFile,
   open_raster,
+  placeless_allowed,
 )
 
 IGNORE = 255  # Label value of pixels that do not count; so do negative values and nodata.
@@ -39,6 +40,22 @@ def read_header(path, *, roles: Sequence[str] | None = None, sensor: str = "auto
     if roles is not None:
       _interpret(file, roles, sensor)
     return file.header()
+
+
+def read_sides(path) -> tuple[float, float] | None:
+  """(height, width) of a file's pixels on the ground, in metres; None where it does not tell."""
+  try:
+    with open_raster(path) as file:
+      return file.grid and file.grid.sides_m
+  except GeoTiffError:  # A reference system without a place on Earth, such as a site's own.
+    return None
+
+
+def read_place(path) -> grids.Grid:
+  """Where the pixels of a file lie, in its own words: crs or transform None where it has none, rows maybe askew."""
+  with open_raster(path) as file:
+    src = file.src
+    return grids.Grid(src.crs, None if src.transform.is_identity else src.transform, src.height, src.width)
 
 
 def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: int = MAX_BYTES):
@@ -205,7 +222,9 @@ def write_geotiff(
   place = dict(height=grid.height, width=grid.width, crs=grid.crs, transform=grid.transform)
   # In memory first: GDAL does not tell of a disk that is full when it closes a file.
   with rasterio.MemoryFile() as memory:
-    with memory.open(driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile) as dst:
+    with placeless_allowed():
+      dst = memory.open(driver="GTiff", count=len(bands), dtype=bands.dtype, nodata=nodata, **place, **profile)
+    with dst:
       dst.write(bands)
       dst.descriptions = tuple(descriptions)
       dst.update_tags(**(tags or {}))

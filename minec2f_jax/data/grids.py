@@ -49,12 +49,17 @@ class Grid:
   @property
   def gsd_m(self) -> float:
     """Side of a pixel on the ground, in metres: the mean of both axes at the centre of the grid."""
+    return float(np.mean(self.sides_m))
+
+  @property
+  def sides_m(self) -> tuple[float, float]:
+    """(height, width) of a pixel on the ground, in metres, at the centre of the grid."""
     rows = np.array([0.0, 0.0, 1.0]) + self.height / 2
     columns = np.array([0.0, 1.0, 0.0]) + self.width / 2
     xs, ys = self.transform @ (columns, rows)
     lon, lat = warp.transform(self.crs, LONLAT, xs, ys)
-    _, _, sides = pyproj.Geod(ellps="WGS84").inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
-    return float(np.mean(sides))
+    _, _, (across, down) = pyproj.Geod(ellps="WGS84").inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
+    return float(down), float(across)
 
 
 def utm_grid(lonlat_bounds: tuple[float, float, float, float], *, gsd_m: float, min_size: int = 1) -> Grid:

@@ -22,11 +22,22 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Sample: ...
 
 
+def details(source: Source, index: int) -> dict:
+  """What `source` knows of sample `index` besides its arrays; what is unknown is absent.
+
+  Text: mine, mine_id, country, commodity, climate_zone, region, product (the sensor family), location_group (samples of
+  one place share it). Numbers: area_km2 of the mine; gsd_m, (height, width) in metres of the ground under a pixel of
+  the sample as `source[index]` gives it. image: path of the GeoTIFF that it was read from.
+  """
+  return source.details(index) if hasattr(source, "details") else {}
+
+
 class CachedSource:
   """A source decoded once into memory; it also meets every broken file before the first step."""
 
   def __init__(self, source: Source):
     self.ids = tuple(source.ids)
+    self._source = source
     self._samples = [source[i] for i in range(len(source))]
 
   def __len__(self) -> int:
@@ -34,6 +45,9 @@ class CachedSource:
 
   def __getitem__(self, index: int) -> Sample:
     return self._samples[index]
+
+  def details(self, index: int) -> dict:
+    return details(self._source, index)
 
 
 class Subset:
@@ -48,6 +62,9 @@ class Subset:
 
   def __getitem__(self, index: int) -> Sample:
     return self._source[self._indices[index]]
+
+  def details(self, index: int) -> dict:
+    return details(self._source, self._indices[index])
 
 
 def sample_bytes(source: Source) -> int:

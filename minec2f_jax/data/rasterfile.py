@@ -214,10 +214,16 @@ def open_raster(path, *, drivers: Sequence[str] = DRIVERS, allow_remote: bool = 
     ) from err
 
 
-def _open_quietly(path: str, drivers: Sequence[str]) -> rasterio.DatasetReader:
-  # Chips without CRS are usual. The filter list is global, so concurrent opens take turns.
-  with _OPEN_LOCK, warnings.catch_warnings():
+@contextlib.contextmanager
+def placeless_allowed() -> Iterator[None]:
+  """Opens files without a reference system, which are usual, in silence."""
+  with _OPEN_LOCK, warnings.catch_warnings():  # The filter list is global, so concurrent opens take turns.
     warnings.simplefilter("ignore", errors.NotGeoreferencedWarning)
+    yield
+
+
+def _open_quietly(path: str, drivers: Sequence[str]) -> rasterio.DatasetReader:
+  with placeless_allowed():
     *others, last = drivers
     for driver in others:
       with contextlib.suppress(errors.RasterioIOError):

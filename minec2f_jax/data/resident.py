@@ -35,6 +35,9 @@ class ResidentSource:
   def __getitem__(self, index: int) -> pipeline.Sample:
     return self._source[index]
 
+  def details(self, index: int) -> dict:
+    return pipeline.details(self._source, index)
+
 
 def hold(source: pipeline.Source, *, max_bytes: float = math.inf) -> ResidentSource | None:
   """`source` with its samples on the device; None if they take more than `max_bytes` there.

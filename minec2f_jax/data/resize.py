@@ -47,6 +47,28 @@ def resize_chip(image, label, valid, size: int):
   return blank(new_image, new_label, new_valid)
 
 
+def resize_map(values, valid, height: int, width: int):
+  """A map of the network's [S, S] pixels back at a chip's own size: `resize_chip` the other way, bilinear.
+
+  Args:
+    values: [H, W] float32; anything where invalid.
+    valid: [H, W] bool.
+    height: of the result in pixels.
+    width: likewise.
+
+  Returns:
+    values [height, width] float32, 0 where invalid, and valid [height, width] bool, that of the pixel under each
+    centre. A map of that size already comes back bitwise as it is.
+  """
+  values = np.where(valid, values, np.float32(0.0))
+  if valid.shape == (height, width):
+    return values, valid
+  picked = np.ix_(*((2 * np.arange(size) + 1) * n // (2 * size) for size, n in zip((height, width), valid.shape)))
+  weight = _resize_to(valid.astype(np.float32), height, width)
+  new_values = _resize_to(values, height, width) / np.maximum(weight, np.float32(1e-6))
+  return np.where(valid[picked], new_values, np.float32(0.0)), valid[picked]
+
+
 def blank(image, label, valid):
   """image [H, W, C] float32, label [H, W] uint8 and valid [H, W] bool, the first two 0 where invalid."""
   if valid.all():
@@ -91,5 +113,9 @@ def patch_counts(height: int, width: int, size: int) -> tuple[int, int]:
 
 def _resize(plane, size):
   """[H, W] float32 -> [size, size] float32, antialiased bilinear."""
+  return _resize_to(plane, size, size)
+
+
+def _resize_to(plane, height, width):
   plane = Image.fromarray(np.ascontiguousarray(plane))
-  return np.asarray(plane.resize((size, size), Image.Resampling.BILINEAR))
+  return np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))

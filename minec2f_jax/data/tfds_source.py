@@ -1,5 +1,6 @@
 """Reads a prepared TFDS dataset (ArrayRecord) as samples; no TensorFlow, no builder code."""
 
+import math
 import os
 import pathlib
 
@@ -10,6 +11,11 @@ from minec2f_jax.data.pipeline import Sample
 from minec2f_jax.errors import UserError
 
 _ARRAYS = ("image", "label", "valid")
+# What records tell of a mine as text, and what builders without that feature call it.
+_TEXTS = {
+  **{name: name for name in ("mine", "country", "commodity", "region")},
+  **{"climate_zone": "climate", "product": "sensor"},
+}
 
 
 def is_prepared(path) -> bool:
@@ -31,12 +37,13 @@ class TfdsSource:
     split: "train", "validation" or "test".
     roles: bands to return, in this order.
     image_size: side in pixels to which whole images are resized.
+    gsd_m: side in metres of a pixel of the files that records were made of, for those that do not tell it; 0 = unknown.
 
   Raises:
     UserError: if the dataset lacks the split or a band.
   """
 
-  def __init__(self, path, *, split: str, roles: tuple[str, ...], image_size: int):
+  def __init__(self, path, *, split: str, roles: tuple[str, ...], image_size: int, gsd_m: float = 0.0):
     import tensorflow_datasets as tfds  # Here, because it is slow and a folder of GeoTIFFs does without it.
 
     builder = tfds.builder_from_directory(os.fspath(path))
@@ -48,7 +55,8 @@ class TfdsSource:
       raise UserError(f"{path} has no bands {missing}, only {stored}: change config.data.bands")
     self._scale = builder.info.metadata["reflectance_scale"]
     self._bands = [stored.index(role) for role in roles]
-    self._image_size = image_size
+    self._image_size, self._gsd_m, self._common = image_size, gsd_m, dict(builder.info.metadata)
+    self._shape = builder.info.features["label"].shape
     self._records = builder.as_data_source(split)
     self._told = {name: feature for name, feature in builder.info.features.items() if name not in _ARRAYS}
     # Without the arrays, which take long to unpack.
@@ -79,6 +87,27 @@ class TfdsSource:
     """What the record tells besides its arrays: text as str, class labels by name, numbers as Python's own."""
     record = self._brief[self._order[index]]
     return {name: _plain(record[name], feature) for name, feature in self._told.items()}
+
+  def details(self, index: int) -> dict:
+    """What the record tells of sample `index`, see `pipeline.details`."""
+    told = self.metadata(index)
+    texts = {name: told.get(name, told.get(other, "")) for name, other in _TEXTS.items()}
+    found = {name: text for name, text in texts.items() if text}
+    # Patches of one image, and images of one mine, are of one place.
+    stem = told["id"].rpartition("_r")[0] if self._common.get("patches") else told["id"]
+    found["location_group"] = f"{found['mine']}, {found.get('country', '')}" if "mine" in found else stem
+    sides = self._sides(told)
+    return {**found, "gsd_m": sides} if all(side > 0 for side in sides) else found
+
+  def _sides(self, told: dict) -> tuple[float, float]:
+    """(height, width) of a pixel of the sample in metres, the mean of both in what records say; NaN or 0 = unknown."""
+    side = float(told.get("gsd_m", self._common.get("gsd_m", math.nan)))
+    sides = (side, side)
+    if math.isnan(side):
+      whole = "source_height" in told and not self._common.get("patches")
+      stored = (told["source_height"], told["source_width"]) if whole else self._shape
+      sides = tuple(self._gsd_m * source / size for source, size in zip(stored, self._shape))
+    return tuple(side * size / self._image_size for side, size in zip(sides, self._shape))
 
 
 def _plain(value, feature):

@@ -1,6 +1,6 @@
 """Scores and probabilities of a trained model on a source of samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def make_predict(method: Method, normalize: Callable, programs: Programs = NOT_K
   return programs.wrap("predict", predict)
 
 
-_count = jax.jit(metrics.confusion_counts)
+count_pixels = jax.jit(metrics.confusion_counts)
 
 
 def evaluate(
@@ -36,8 +36,8 @@ def evaluate(
 ) -> metrics.ConfusionMatrix:
   """The confusion matrix of `variables` on every valid pixel of `source`, at threshold 0.5."""
   counts = [
-    (_count(predict(variables, batch), batch["label"], batch["valid"]), count)
-    for batch, count in _batches(variables, source, batch_size)
+    (count_pixels(predict(variables, batch), batch["label"], batch["valid"]), count)
+    for batch, count in batches(variables, source, batch_size)
   ]
   matrix = metrics.ConfusionMatrix.empty()
   for found, count in jax.device_get(counts):  # Not before: the device need not wait for the host between batches.
@@ -47,11 +47,11 @@ def evaluate(
 
 def predict_all(predict: Callable, variables: Variables, source: pipeline.Source, *, batch_size: int) -> np.ndarray:
   """Logits [N, H, W] of all samples of `source`, in its order."""
-  batches = _batches(variables, source, batch_size)
-  return np.concatenate([np.asarray(predict(variables, batch))[:count] for batch, count in batches])
+  found = batches(variables, source, batch_size)
+  return np.concatenate([np.asarray(predict(variables, batch))[:count] for batch, count in found])
 
 
-def _batches(variables: Variables, source: pipeline.Source, batch_size: int):
+def batches(variables: Variables, source: pipeline.Source, batch_size: int) -> Iterator[tuple[pipeline.Sample, int]]:
   """`pipeline.eval_batches` on the devices of `variables`; of a resident source without a way through the host."""
   mesh = devices.mesh_of(variables)
   if not isinstance(source, resident.ResidentSource):

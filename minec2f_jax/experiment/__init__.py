@@ -2,7 +2,8 @@
 
 from minec2f_jax.experiment.checks import check_config
 from minec2f_jax.experiment.data import DOMAINS, open_source, open_sources
-from minec2f_jax.experiment.run import evaluate, train
+from minec2f_jax.experiment.run import train
+from minec2f_jax.experiment.scoring import evaluate
 from minec2f_jax.experiment.stages import Wired, load_stage, make_stage, programs_of, stage_spec, stages_of, wire
 
 __all__ = [

@@ -22,14 +22,16 @@ def places(config) -> list[tuple[str, str]]:
   return [(name, split) for name in trained for split in ("train", "validation")] + [(name, "test") for name in tested]
 
 
-def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:
+def open_sources(config, wanted=None) -> dict[tuple[str, str], pipeline.Source]:
   """Every (domain, split) that the run will read: a mistake in the last one must not cost the training before it.
+
+  `wanted` are other ones than its `places`.
 
   Samples are decoded into memory as long as all of them fit into `config.data.cache_gb`, and put on the device as long
   as they fit into `config.data.device_gb` and half of its free memory.
   """
   sources, memory = {}, config.data.cache_gb * 1e9
-  for domain, split in places(config):
+  for domain, split in places(config) if wanted is None else wanted:
     source = open_source(config, domain, split)
     if (size := pipeline.sample_bytes(source)) <= memory:
       memory -= size
@@ -75,7 +77,7 @@ def open_source(config, domain: str, split: str) -> pipeline.Source:
   data = config.data
   spec = data[domain]
   path = os.path.expanduser(spec.path) if spec.path else _built(config, domain)
-  options = dict(roles=tuple(data.bands), image_size=data.image_size, split=split)
+  options = dict(roles=tuple(data.bands), image_size=data.image_size, split=split, gsd_m=data.get("gsd_m", 0.0))
   if tfds_source.is_prepared(path):
     return tfds_source.TfdsSource(path, **options)
   return folder.open_folder(

@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: tables, curves and panels."""
+"""What a run leaves for its reader: tables, curves, panels and, on request, predictions."""
 
 import pathlib
 
@@ -7,8 +7,10 @@ import scipy.special
 
 from minec2f_jax import console, distillation
 from minec2f_jax.data import pipeline
+from minec2f_jax.errors import UserError
+from minec2f_jax.evaluation import assessment, figures, summary, tables
 from minec2f_jax.evaluation import evaluate as evaluate_lib
-from minec2f_jax.evaluation import figures, tables
+from minec2f_jax.experiment import predictions as predictions_lib
 from minec2f_jax.experiment.data import DOMAINS, data_name
 from minec2f_jax.experiment.stages import Wired
 from minec2f_jax.methods import Variables
@@ -17,31 +19,77 @@ from minec2f_jax.training.logging import read_metrics
 _PANEL_ROWS = 5
 
 
-def report(config, workdir: pathlib.Path, wired: dict[str, Wired], models: dict[str, Variables], sources):
-  """Scores every model on every test split and writes results, curves and panels into `workdir`."""
+def report(
+  config,
+  workdir: pathlib.Path,
+  wired: dict[str, Wired],
+  models: dict[str, Variables],
+  sources,
+  *,
+  output: pathlib.Path | None = None,
+  predictions: bool = False,
+):
+  """Scores every model on every test split and writes results, curves and panels.
+
+  Args:
+    config: of the run, but for the data, which may be others.
+    workdir: of the run, whose histories are drawn.
+    wired: of every stage.
+    models: stage -> what it has learnt.
+    sources: (domain, split) -> samples; the test splits are scored.
+    output: folder for it all, made if it is not there; None: the workdir.
+    predictions: whether to write every probability map, too: OUTPUT/predictions/DOMAIN/MODEL/ID.tif.
+  """
+  output = pathlib.Path(workdir if output is None else output)
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"{output}: cannot be made ({error}); give another folder") from error
   tests = {domain: source for (domain, split), source in sources.items() if split == "test"}
+  rows = score(config, wired, models, tests, predictions=output / "predictions" if predictions else None)
+  title = f"Test scores in percent (number of images); data: {data_name(config)}; seed {config.seed}"
+  results = {"title": title, "data": data_name(config), "seed": config.seed, "rows": rows}
+  if moved := summary.transfer_of(rows, DOMAINS):
+    results["transfer"] = moved
+  tables.write_tables({**results, "policies": summary.policies()}, output)
+  histories = {name: read_metrics(workdir / name / "metrics.jsonl") for name in models}
+  if known := {name: lines for name, lines in histories.items() if lines}:
+    figures.save_curves(output / "curves.png", known, score=config.monitor)
+  for domain, source in tests.items():
+    _save_panel(config, output / f"panel_{domain}.png", wired, models, source, f"{data_name(config)}, {domain} test")
+  left = ["tables", "figures", *["predictions"] * predictions, *["checkpoints"] * (output == workdir)]
+  console.say(f"\n{title}\n\n{tables.to_text(rows)}\nThe {', '.join(left[:-1])} and {left[-1]} are in {output}")
+
+
+def score(config, wired: dict[str, Wired], models: dict[str, Variables], tests, *, predictions=None) -> list[dict]:
+  """One row of numbers a model and test set, see `summary.summarize`.
+
+  Args:
+    config: of the run.
+    wired: of every stage.
+    models: stage -> what it has learnt.
+    tests: domain -> samples.
+    predictions: folder for probability maps, or None.
+  """
   rows = []
+  told = {domain: [pipeline.details(source, i) for i in range(len(source))] for domain, source in tests.items()}
   for name, variables in models.items():
     for domain, source in tests.items():
-      matrix = evaluate_lib.evaluate(wired[name].predict, variables, source, batch_size=config.data.batch_size)
-      rows.append(
-        {
-          "model": _title(config, name),
-          "trained_on": name,
-          "tested_on": f"{domain} test ({len(source)})",
-          "domain": domain,
-          "scores": matrix.compute(),
-          # Pixels by label, then prediction, of each image: for intervals and tests, without a second evaluation.
-          "counts": dict(zip(source.ids, matrix.counts.tolist())),
-        }
+      title, observe = _title(config, name), None
+      if predictions is not None:
+        folder = predictions / domain / predictions_lib.safe_name(title)
+        observe = predictions_lib.make_writer(folder, source.ids, told[domain], model=title)
+      found = assessment.assess(
+        wired[name].predict,
+        variables,
+        source,
+        batch_size=config.data.batch_size,
+        details=told[domain],
+        observe=observe,
       )
-  title = f"Test scores in percent (number of images); data: {data_name(config)}; seed {config.seed}"
-  tables.write_tables(rows, workdir, title=title)
-  histories = {name: read_metrics(workdir / name / "metrics.jsonl") for name in models}
-  figures.save_curves(workdir / "curves.png", {k: v for k, v in histories.items() if v}, score=config.monitor)
-  for domain, source in tests.items():
-    _save_panel(config, workdir / f"panel_{domain}.png", wired, models, source, f"{data_name(config)}, {domain} test")
-  console.say(f"\n{title}\n\n{tables.to_text(rows)}\nTable, figures and checkpoints are in {workdir}")
+      row = {"model": title, "trained_on": name, "tested_on": f"{domain} test ({len(source)})", "domain": domain}
+      rows.append({**row, **summary.summarize(found, source.ids, told[domain], seed=config.seed)})
+  return rows
 
 
 def _save_panel(config, path, wired: dict[str, Wired], models: dict[str, Variables], source, title: str):

@@ -17,6 +17,7 @@ from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import record
 from minec2f_jax.experiment.checks import check_fields
 from minec2f_jax.experiment.data import open_source
+from minec2f_jax.experiment.noted import read_plain, to_config
 from minec2f_jax.experiment.run import train
 from minec2f_jax.experiment.stages import first_difference, load_stage, stages_of, wire
 from minec2f_jax.methods import Variables
@@ -29,7 +30,7 @@ TOLERANCE = 0.1
 # Where things lie and what is held where: it changes no bit of a run.
 _MOVABLE = (
   "data.coarse.path", "data.coarse.builder", "data.fine.path", "data.fine.builder", "data.data_dir", "data.cache_gb",
-  "data.device_gb", "data.read_threads", "teacher", "pretrained",
+  "data.device_gb", "data.read_threads", "data.gsd_m", "teacher", "pretrained",
 )  # fmt: skip
 _PACE = "images_per_s"  # The one number in a history that is no result.
 
@@ -85,9 +86,7 @@ def resolve_config(workdir, given: ConfigDict | None = None) -> ConfigDict:
   Raises:
     UserError: config.json is absent or no config that can be, or `given` differs in what makes the run.
   """
-  if not (pathlib.Path(workdir) / "config.json").exists():
-    raise UserError(f"--workdir={workdir}: there is no run; give the folder of one that is finished.")
-  noted = checkpoints.read_json(pathlib.Path(workdir) / "config.json")
+  noted = read_plain(workdir)
   if given is not None:
     plain = json.loads(given.to_json_best_effort())
     plain["pretrained_sha256"] = noted.get("pretrained_sha256")  # Checked when the file is read.
@@ -100,7 +99,7 @@ def resolve_config(workdir, given: ConfigDict | None = None) -> ConfigDict:
         f"{workdir} holds a run with another {different}; to reproduce it give no --config, or the same with other "
         f"values of {', '.join(_MOVABLE)}, which say where things lie"
       )
-  config = ConfigDict(_with_tuples(noted))
+  config = to_config(noted)
   check_fields(config)
   return config
 
@@ -130,13 +129,6 @@ def compare(config, workdir: pathlib.Path, other: pathlib.Path) -> list[Comparis
       _compare_parameters(f"{name} parameters", *models),
     ]
   return [*compared, _compare_numbers("test scores", *(_scores(folder / "results.json") for folder in folders))]
-
-
-def _with_tuples(value):
-  """JSON has lists for tuples, and configs have no lists."""
-  if isinstance(value, dict):
-    return {key: _with_tuples(entry) for key, entry in value.items()}
-  return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _trained(config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training and evaluation from a config to the files in a workdir."""
+"""Training from a config to the files in a workdir."""
 
 import contextlib
 import copy
@@ -28,13 +28,14 @@ from minec2f_jax.models import factory, pretrained
 from minec2f_jax.training import checkpoints, trainer
 
 
-def train(config, workdir, *, cache=None, opener=open_sources):
+def train(config, workdir, *, predictions: bool = False, cache=None, opener=open_sources):
   """Trains every stage of `config` that is not finished yet, then evaluates. All results go to `workdir`.
 
   Args:
     config: the experiment.
     workdir: folder of the run; of several processes (`devices.join`) the first one's are the files in it, and all must
       see them.
+    predictions: whether to write a probability map of every model and test image, too.
     cache: folder for programs (see `minec2f_jax.programs`), None for none. Only for processes in which no code of this
       package has been replaced.
     opener: opens the data, see `open_sources`.
@@ -44,10 +45,10 @@ def train(config, workdir, *, cache=None, opener=open_sources):
   """
   check_fields(config)
   with held(pathlib.Path(workdir)) if devices.is_first() else contextlib.nullcontext():
-    _train(config, pathlib.Path(workdir), cache, opener)
+    _train(config, pathlib.Path(workdir), predictions, cache, opener)
 
 
-def _train(config, workdir: pathlib.Path, cache, opener):
+def _train(config, workdir: pathlib.Path, predictions: bool, cache, opener):
   programs = programs_of(config, cache)
   check_networks(config, programs)
   names = [name for name in starting(config) if not checkpoints.has_checkpoints(workdir / name)]
@@ -73,7 +74,7 @@ def _train(config, workdir: pathlib.Path, cache, opener):
       key = jax.random.fold_in(jax.random.key(config.seed), number)
       prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
   if devices.is_first():
-    report(config, workdir, wired, models, sources)
+    report(config, workdir, wired, models, sources, predictions=predictions)
 
 
 def load_pretrained(config, workdir: pathlib.Path, names: list[str]):
@@ -124,21 +125,6 @@ def _keep_noted_weights(config, noted: dict):
   config.pretrained_sha256 = known
 
 
-def evaluate(config, workdir, *, cache=None):
-  """Scores the best checkpoints in `workdir` again: table, JSON and figures, as after `train`, which see."""
-  check_fields(config)
-  programs = programs_of(config, cache)
-  check_networks(config, programs)
-  workdir = pathlib.Path(workdir)
-  config, _ = load_pretrained(config, workdir, [])
-  check_same_run(workdir, config)
-  wired, models, prior = wire(config, programs=programs), {}, None
-  for name in wired:
-    folder = config.teacher if name == "coarse" and config.teacher else workdir
-    prior = models[name] = load_stage(config, name, wired[name].method, folder, prior)
-  report(config, workdir, wired, models, open_sources(config))
-
-
 def check_same_run(workdir: pathlib.Path, config):
   """Raises a UserError if the checkpoints in `workdir` come from another config."""
   started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
@@ -146,15 +132,15 @@ def check_same_run(workdir: pathlib.Path, config):
     found = checkpoints.read_json(workdir / "config.json")
     if not isinstance(found, dict):
       raise UserError(f"{workdir / 'config.json'}: is not what a run writes; restore it, or give another --workdir.")
-    if different := first_difference(_settled(found, started), _settled(_plain(config), started), "config"):
+    if different := first_difference(settled(found, started), settled(_plain(config), started), "config"):
       raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
 
 
-def _settled(plain: dict, started: list[str]) -> dict:
+def settled(plain: dict, started: list[str]) -> dict:
   """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
   plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
   plain.pop("checkpoint_minutes", None)
-  free = {"data": {"cache_gb", "device_gb", "read_threads"}, "model": {"dtype"}, started[-1]: {"epochs"}}
+  free = {"data": {"cache_gb", "device_gb", "read_threads", "gsd_m"}, "model": {"dtype"}, started[-1]: {"epochs"}}
   if "fine" not in started:
     plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
     free["data"] |= {"fine"}

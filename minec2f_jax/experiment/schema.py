@@ -79,6 +79,7 @@ TEXTS = Field(_are_texts, 'give a tuple of texts, as in ("a", "b")')
 BUILDER = Field(
   lambda x: isinstance(x, str) and x == "" or _is_text(x), 'give the name of a folder in datasets/, or ""'
 )
+TEXT_EMPTY_OR_NONE = TEXT_OR_NONE._replace(fits=lambda x: TEXT_OR_NONE.fits(x) or BUILDER.fits(x))  # --NAME= is empty.
 COUNT = whole(1, 1_000_000)
 WEIGHT = zero_or(1e-6, 1e6)
 CHANNELS = whole(1, 8192)
@@ -104,7 +105,7 @@ def _stage(name: str) -> Table:
 
 
 def _domain(coarsen_gsd_m: Field) -> Table:
-  return {"path": TEXT_OR_NONE, "builder": BUILDER, "coarsen_gsd_m": coarsen_gsd_m, "skip": TEXTS}
+  return {"path": TEXT_EMPTY_OR_NONE, "builder": BUILDER, "coarsen_gsd_m": coarsen_gsd_m, "skip": TEXTS}
 
 
 DATA = {
@@ -112,6 +113,7 @@ DATA = {
   "image_size": whole(1, 4096),  # A training step on 4096 x 4096 pixels takes tens of GB an image.
   "batch_size": whole(1, 65536),
   "sensor": one_of(*sensors.CHOICES),
+  "gsd_m": zero_or(0.01, 100_000.0, "pixel size in metres")._replace(needed=False),  # Earlier versions had none.
   "read_threads": whole(0, 256),
   "cache_gb": number(0.0, 1e6),
   "device_gb": number(0.0, 1e6),

@@ -36,7 +36,7 @@ def programs_of(config, folder) -> Programs:
   # What reaches no program: where data come from, and numbers that are arguments.
   for name in ("seed", "teacher", "pretrained", "pretrained_sha256", "checkpoint_minutes"):
     plain.pop(name, None)
-  for name in (*DOMAINS, "data_dir", "cache_gb", "device_gb", "read_threads"):
+  for name in (*DOMAINS, "data_dir", "cache_gb", "device_gb", "read_threads", "gsd_m"):
     plain["data"].pop(name, None)
   return Programs(folder, identity(json.dumps(plain, sort_keys=True))) if folder else NOT_KEPT
 

@@ -15,7 +15,8 @@ from minec2f_jax.training import checkpoints
 
 _FIELDS = {"title", "seeds", "base", "rows", "order"}
 _ROW_FIELDS = {"label", "table", "domain", "trained", "overrides", "paper"}
-_OF_THE_MACHINE = {"cache_gb", "device_gb", "read_threads", "data_dir"}  # Of config.data; no result depends on them.
+# Of config.data; no score of a table depends on them.
+_OF_THE_MACHINE = {"cache_gb", "device_gb", "read_threads", "data_dir", "gsd_m"}
 
 
 class Job(NamedTuple):

@@ -48,6 +48,7 @@ REAL = {
   "checkpoint_minutes": ((1, 600), (0.01, 1e5)),
   "cache_gb": ((0, 1000), (0, 1e9)),
   "device_gb": ((0, 1000), (0, 1e9)),
+  "gsd_m": ((1, 100), (0, 1e9)),
   "shift_limit": ((0, 0.9), (0, 1)),
   "scale_limit": ((0, 0.9), (0, 1 - 1e-9)),
   "rotate_limit_deg": ((0, 180), (0, 180)),
@@ -78,7 +79,7 @@ def may_hold(path, value, plain) -> bool | None:
   if path == ("pretrained",):
     return value is None or _is_text(value)
   if name == "path":  # There is no such data set.
-    return value is None
+    return value is None or (isinstance(value, str) and value == "")
   return CONTEXT[name](path, value, plain, stages)
 
 

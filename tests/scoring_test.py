@@ -251,15 +251,15 @@ class ScoringTest(parameterized.TestCase):
     found = page.gather(
       config, self.workdir, wired, models, sources, _results(self.workdir), titles={"coarse": "teacher"}
     )
-    self.assertEqual(list(found["cards"]), ["fine test", "coarse test"])
-    self.assertEqual([card["why"].split()[0] for card in found["cards"]["fine test"]], ["worst", "best"])
-    worst, best = (card["scores"]["teacher"] for card in found["cards"]["fine test"])
+    self.assertEqual(list(found.cards), ["fine test", "coarse test"])
+    self.assertEqual([card.why.split()[0] for card in found.cards["fine test"]], ["worst", "best"])
+    worst, best = (card.scores["teacher"] for card in found.cards["fine test"])
     self.assertLessEqual(worst, best)
-    card = found["cards"]["fine test"][0]
-    self.assertEqual(card["probabilities"]["teacher"].shape, card["label"].shape)
-    self.assertEqual(found["facts"]["Images"], "3 fine test, 3 coarse test")
-    self.assertLen(found["curves"]["coarse"], 1)
-    json.dumps([found["config"], found["facts"], found["results"]])
+    card = found.cards["fine test"][0]
+    self.assertEqual(card.probabilities["teacher"].shape, card.label.shape)
+    self.assertEqual(found.facts["Images"], "3 fine test, 3 coarse test")
+    self.assertLen(found.curves["coarse"], 1)
+    json.dumps([found.config, found.facts, found.results])
 
   def test_no_card_is_shown_twice_and_none_without_a_score(self):
     nan = float("nan")

@@ -66,6 +66,8 @@ def groups():
     network_parity.torch_modules,
     network_parity.torch_fpn_densenet,
     network_parity.torch_minec2fnet,
+    network_parity.keras_unet_densenet,
+    network_parity.torch_deeplabv3plus,
     vit_parity.encoder_rows,
     vit_parity.decoder_rows,
     precision.loss_rows,

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import coarse, fine_hybrid
-from configs.baselines import prithvi
+from configs.baselines import deeplabv3plus, prithvi, unet
 from minec2f_jax import experiment
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import checks
@@ -46,6 +46,14 @@ class ContradictionTest(parameterized.TestCase):
     (fine_hybrid, {"pretrained_sha256": "ab"}, r"config\.pretrained_sha256='ab' without config\.pretrained"),
     (fine_hybrid, {"pretrained": "a.h5", "pretrained_adapter": "conv1x1"}, r"'conv1x1'.*input_adapter=False"),
     (fine_hybrid, {"data": {"fine": {"coarsen_gsd_m": 10.0}}}, r"config\.data\.fine\.coarsen_gsd_m=10\.0: give 0\.0"),
+    (fine_hybrid, {"model": {"encoder": {"output_stride": 16}}}, r"output_stride=16: give 32: .*'deeplabv3plus"),
+    (unet, {"model": {"encoder": {"output_stride": 16}}}, r"config\.model\.encoder\.output_stride=16: give 32"),
+    (unet, {"model": {"decoder": {"features": (8, 8)}}}, r"decoder\.features=\(8, 8\): give a tuple of five"),
+    (unet, {"pretrained": "a.h5", "pretrained_adapter": "conv1x1"}, r"'conv1x1'.*input_adapter=False"),
+    (unet, {"fine": {"method": "attentive_distillation"}}, "architecture is 'unet_densenet', and MineC2FNet"),
+    (deeplabv3plus, {"model": {"encoder": {"output_stride": 8}}}, r"output_stride=8: give 16 or 32"),
+    (deeplabv3plus, {"model": {"decoder": {"rates": ()}}}, r"decoder\.rates=\(\): give a tuple of 1 to 8 whole"),
+    (deeplabv3plus, {"model": {"decoder": {"rates": (0, 6)}}}, r"decoder\.rates=\(0, 6\): give"),
     (prithvi, {"fine": {"method": "attentive_distillation"}}, "architecture is 'prithvi', and MineC2FNet"),
     (prithvi, {"model": {"encoder": {"width": 784}}}, r"config\.model\.encoder\.width=784 .*heads=12"),
     (prithvi, {"model": {"encoder": {"width": 24}}}, r"config\.model\.encoder\.width=24: give a multiple of 16"),

@@ -10,7 +10,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
+<<<<<<< HEAD
 from minec2f_jax import experiment, metrics
+=======
+from minec2f_jax import experiment, models
+>>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
 from minec2f_jax.experiment import suite_plan
 from minec2f_jax.models import PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
 from minec2f_jax.training import trainer
@@ -31,7 +35,13 @@ def _load(name: str, arg: str = "") -> ConfigDict:
 
 
 # Of other architectures than toy.shrink knows.
-TOY_MODELS = {"prithvi": dict(encoder=dict(width=16, depth=1, heads=2), decoder=dict(features=4))}
+TOY_MODELS = {
+  "prithvi": dict(encoder=dict(width=16, depth=1, heads=2), decoder=dict(features=4)),
+  "unet_densenet": dict(encoder=toy.ENCODER, decoder=dict(features=(8, 8, 6, 6, 4))),
+  "deeplabv3plus_densenet": dict(
+    encoder=toy.ENCODER, decoder=dict(aspp_features=6, rates=(1, 2, 3), low_level_features=3, features=5)
+  ),
+}
 
 
 def _shrink(config: ConfigDict) -> ConfigDict:
@@ -131,6 +141,19 @@ class ConfigsTest(parameterized.TestCase):
     count = factory.count_parameters(jax.eval_shape(net.init, jax.random.key(0), image))
     # Encoder, neck, 3x3 convolution, BN and one logit.
     self.assertEqual(count["trainable"], 86_237_184 + 9_443_328 + 9 * 768 * 256 + 2 * 256 + 257)
+
+  @parameterized.parameters(
+    ("unet", models.UNet(), models.UNetHead(), 32), ("deeplabv3plus", models.DeepLabV3Plus(), models.DeepLabHead(), 16)
+  )
+  def test_classic_decoders_stand_on_the_papers_encoder_and_see_the_fine_set_alone(self, name, decoder, head, stride):
+    config = _load(f"baselines.{name}")
+    self.assertEqual(
+      factory.make_segmenter(config.model), Segmenter(models.DenseNet(output_stride=stride), decoder, head)
+    )
+    plain = _load("fine_hybrid")
+    plain.update(stages=("fine",), fine=dict(method="supervised", init_from_prior=False))
+    del plain.model, config.model
+    self.assertEqual(config.to_json_best_effort(), plain.to_json_best_effort())
 
   @parameterized.parameters(
     ("table3", (0.0, 2.0, 5.44, 6.06)),

@@ -13,11 +13,13 @@ def _image(*, size=64, bands=6, seed=1):
   return np.random.default_rng(seed).normal(size=(2, size, size, bands)).astype(np.float32)
 
 
-def _reference(image, variables, *, sizes, tap, epsilon=1.001e-5):
-  """Inference of a DenseNet in NumPy, from the description in Huang et al. 2017, Sec. 3."""
+def _reference(image, variables, *, sizes, tap, dilated=False, train=False, epsilon=1.001e-5):
+  """A DenseNet in NumPy, from the description in Huang et al. 2017, Sec. 3."""
   params, stats = variables["params"], variables["batch_stats"]
 
   def norm_relu(x, name):
+    if train:
+      return layers.relu(layers.batch_norm_in_training(x, params[name], epsilon))
     return layers.relu(layers.batch_norm(x, params[name], stats[name], epsilon))
 
   x = norm_relu(layers.conv(image, params["stem_conv"]["kernel"], stride=2), "stem_norm")
@@ -27,23 +29,26 @@ def _reference(image, variables, *, sizes, tap, epsilon=1.001e-5):
     for l in range(1, size + 1):
       name = f"block{b}_layer{l}_"
       y = norm_relu(x, name + "norm1") @ params[name + "conv1"]["kernel"]
-      y = layers.conv(norm_relu(y, name + "norm2"), params[name + "conv2"]["kernel"])
+      kernel = params[name + "conv2"]["kernel"]
+      kernel = layers.spread(kernel, 2) if dilated and b == len(sizes) else kernel
+      y = layers.conv(norm_relu(y, name + "norm2"), kernel)
       x = np.concatenate([x, y], -1)
     if b == len(sizes):
       return {**features, f"c{b + 1}": norm_relu(x, "final_norm")}
     normed = norm_relu(x, f"transition{b}_norm")
     x = normed @ params[f"transition{b}_conv"]["kernel"]
     features[f"c{b + 1}"] = x if tap == "conv" else normed
-    x = layers.windows(x, 2, stride=2).mean((-2, -1))
+    if not dilated or b < len(sizes) - 1:
+      x = layers.windows(x, 2, stride=2).mean((-2, -1))
 
 
 class DenseNetTest(parameterized.TestCase):
-  @parameterized.parameters("conv", "norm")
-  def test_features_equal_a_numpy_densenet(self, tap):
-    net, image = DenseNet(**TINY, tap=tap), _image()
+  @parameterized.parameters(("conv", 32), ("norm", 32), ("conv", 16))
+  def test_features_equal_a_numpy_densenet(self, tap, stride):
+    net, image = DenseNet(**TINY, tap=tap, output_stride=stride), _image()
     variables = layers.random_variables(net, image, train=False)
     features = layers.apply(net, variables, image, train=False)
-    expected = _reference(image, variables, sizes=TINY["block_sizes"], tap=tap)
+    expected = _reference(image, variables, sizes=TINY["block_sizes"], tap=tap, dilated=stride == 16)
     self.assertEqual(set(features), set(expected))
     for level, value in expected.items():  # 1e-5: float32 over a dozen layers, against float64.
       np.testing.assert_allclose(features[level], value, rtol=1e-4, atol=1e-5, err_msg=level)
@@ -86,6 +91,27 @@ class DenseNetTest(parameterized.TestCase):
     features, variables = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x, train=False), image)
     self.assertEqual({x.dtype for x in features.values()}, {jnp.dtype(jnp.bfloat16)})
     self.assertEqual({x.dtype for x in jax.tree.leaves(variables)}, {jnp.dtype(jnp.float32)})
+
+  def test_in_training_the_dilated_block_takes_the_statistics_of_the_whole_batch(self):
+    net, image = DenseNet(**TINY, output_stride=16), _image()
+    variables = layers.random_variables(net, image, train=False)
+    features, _ = layers.apply(net, variables, image, train=True, mutable=["batch_stats"])
+    expected = _reference(image, variables, sizes=TINY["block_sizes"], tap="conv", dilated=True, train=True)
+    np.testing.assert_allclose(features["c5"], expected["c5"], rtol=1e-3, atol=1e-3)  # Statistics of 32 pixels.
+
+  def test_the_output_stride_changes_the_last_map_alone(self):
+    image = jax.ShapeDtypeStruct((2, 64, 96, 6), jnp.float32)
+    init = lambda stride: jax.eval_shape(
+      lambda x: DenseNet(**TINY, output_stride=stride).init_with_output(jax.random.key(0), x, train=True), image
+    )
+    (features, variables), (dilated, same) = init(32), init(16)
+    self.assertEqual(same, variables)
+    self.assertEqual(dilated.pop("c5").shape, (2, 4, 6, features.pop("c5").shape[-1]))
+    self.assertEqual(dilated, features)
+
+  def test_an_unknown_output_stride_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "output_stride is 8; it must be 16 or 32"):
+      layers.init_shapes(DenseNet(**TINY, output_stride=8), _image(size=32), train=False)
 
   def test_an_unknown_tap_is_refused(self):
     with self.assertRaisesRegex(ValueError, "tap is 'pool'"):

@@ -1,5 +1,7 @@
 """Every architecture that a config can name."""
 
+import pathlib
+import tempfile
 from unittest import mock
 
 import jax
@@ -8,13 +10,34 @@ from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
 from minec2f_jax import methods
-from minec2f_jax.models import FPN, DenseNet, Head, PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
+from minec2f_jax.methods import base
+from minec2f_jax.models import (
+  FPN,
+  DenseNet,
+  Head,
+  PixelHead,
+  PrithviDecoder,
+  Segmenter,
+  ViTEncoder,
+  factory,
+  pretrained,
+)
 from minec2f_jax.models.padding import pad_image
-from tests import toy
+from tests import toy, weights
 from tests.oracles import layers
 
 PRITHVI = dict(architecture="prithvi", encoder=dict(width=32, depth=1, heads=2), decoder=dict(features=8))
-MODELS = {"fpn_densenet": dict(encoder=toy.ENCODER, decoder=toy.DECODER), "prithvi": PRITHVI}
+UNET = dict(encoder=toy.ENCODER, decoder=dict(features=(8, 8, 6, 6, 4)))
+DEEPLAB = dict(
+  encoder=dict(**toy.ENCODER, output_stride=16),
+  decoder=dict(aspp_features=6, rates=(1, 2, 3), low_level_features=3, features=5),
+)
+MODELS = {
+  "fpn_densenet": dict(encoder=toy.ENCODER, decoder=toy.DECODER),
+  "unet_densenet": UNET,
+  "deeplabv3plus_densenet": DEEPLAB,
+  "prithvi": PRITHVI,
+}
 
 
 class FactoryTest(parameterized.TestCase):
@@ -36,7 +59,7 @@ class FactoryTest(parameterized.TestCase):
     self.assertEqual(net, Segmenter(encoder, PrithviDecoder(features=8, dtype=bf16), PixelHead(dtype=bf16)))
 
   @parameterized.parameters(
-    (dict(architecture="unet3"), r"architecture is 'unet3'; it must be one of \('fpn_densenet', 'prithvi'"),
+    (dict(architecture="unet3"), r"architecture is 'unet3'; it must be one of \('fpn_densenet', 'unet_densenet'"),
     (dict(PRITHVI, fusion=dict(cbam=True)), r"model has no \['fusion'\].*architecture"),
     (dict(PRITHVI, encoder=dict(growth_rate=4)), r"model\.encoder has no \['growth_rate'\].*'depth'"),
     (dict(encoder=dict(depth=4)), r"model\.encoder has no \['depth'\].*growth_rate"),
@@ -73,6 +96,20 @@ class FactoryTest(parameterized.TestCase):
     output, variables = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x), image)
     for leaf in (*jax.tree.leaves(variables), output["logits"]):
       self.assertEqual(leaf.dtype, np.float32)
+
+  @parameterized.parameters("fpn_densenet", "unet_densenet", "deeplabv3plus_densenet")
+  def test_weights_of_a_densenet_start_every_network_that_has_one(self, name):
+    config = {"model": MODELS[name] | {"architecture": name}}
+    with tempfile.TemporaryDirectory() as folder:
+      path = pathlib.Path(folder) / "densenet.safetensors"
+      weights.write_safetensors(path, weights.random_encoder())
+      encoder = factory.make_segmenter(config["model"]).encoder
+      loaded = pretrained.load(path, bands=pretrained.BANDS, encoder=encoder).variables
+    stage = dict(stream="fine", loss=dict(bce=1.0), init_from_prior=False, method="supervised")
+    method = base.with_encoder(methods.make_method(config, stage), loaded)
+    started = jax.jit(lambda key: method.init(key, np.zeros((1, 32, 32, 6), np.float32), None))(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, started.trainable["encoder"], loaded["params"])
+    jax.tree.map(np.testing.assert_array_equal, started.extra["batch_stats"]["encoder"], loaded["batch_stats"])
 
   def test_the_supervised_method_gives_prithvis_dropout_its_key(self):
     config = {"model": {**PRITHVI, "decoder": dict(features=8, dropout=0.5)}}

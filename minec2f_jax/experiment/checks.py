@@ -15,9 +15,14 @@ from minec2f_jax.data import tfds_source
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import schema
 from minec2f_jax.experiment.data import DOMAINS
+<<<<<<< HEAD
 from minec2f_jax.experiment.stages import batch_streams, example, stages_of, wire
 from minec2f_jax.methods import METHODS
 from minec2f_jax.models import ViTEncoder, factory
+=======
+from minec2f_jax.experiment.stages import example, stages_of, wire
+from minec2f_jax.models import DenseNet, ViTEncoder, factory
+>>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
 from minec2f_jax.programs import NOT_KEPT, Programs
 
 _MOST = 10  # sentences in one message
@@ -91,7 +96,8 @@ def _hash_of_weights(config) -> Iterator[str]:
 
 def _adapter_of_weights(config) -> Iterator[str]:
   adapted, wanted = config.model.get("encoder", {}).get("input_adapter", False), config.pretrained_adapter == "conv1x1"
-  if config.pretrained is not None and adapted != wanted and _architecture(config) == factory.DEFAULT:
+  takes_bands = factory.ARCHITECTURES[_architecture(config)]["encoder"] is DenseNet
+  if config.pretrained is not None and adapted != wanted and takes_bands:
     yield (
       f"{_named(config, 'pretrained_adapter')} does not go with config.model.encoder.input_adapter={adapted}: that is "
       "True for conv1x1 and False for all others; change one of them."

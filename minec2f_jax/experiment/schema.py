@@ -188,17 +188,21 @@ FIELDS = {
   },
 }
 
+
+def _numbers(field: Field, counts: Collection[int], remedy: str) -> Field:
+  """A tuple (or a list) of so many numbers, each of which `field` allows."""
+  return Field(lambda x: isinstance(x, tuple | list) and len(x) in counts and all(map(field.fits, x)), remedy)
+
+
 HEAD = {"classes": whole(1, 1)._replace(remedy="give 1: mine against background")}
 DENSENET = {
-  "block_sizes": Field(
-    lambda x: isinstance(x, tuple | list) and len(x) == 4 and all(map(LAYERS.fits, x)),
-    "give a tuple of four whole numbers from 1 to 128, as in (6, 12, 24, 16)",
-  ),
+  "block_sizes": _numbers(LAYERS, (4,), "give a tuple of four whole numbers from 1 to 128, as in (6, 12, 24, 16)"),
   "growth_rate": CHANNELS,
   "stem_features": CHANNELS,
   "bottleneck": whole(1, 64),
   "compression": number(0.5, 1.0),  # Less may leave no channel.
   "tap": one_of("conv", "norm"),
+  "output_stride": whole(32, 32)._replace(remedy="give 32: 16 is for the architecture 'deeplabv3plus_densenet'"),
   "input_adapter": FLAG,
   **BATCH_NORM,
 }
@@ -206,6 +210,23 @@ FPN = {
   "pyramid_features": CHANNELS,
   "segmentation_features": CHANNELS,
   "merge": one_of("concat", "sum"),
+  "dropout": DROPOUT,
+  **BATCH_NORM,
+}
+STRIDES = Field(lambda x: whole(16, 32).fits(x) and x in (16, 32), "give 16 or 32")
+UNET = {
+  "features": _numbers(
+    CHANNELS, (5,), "give a tuple of five whole numbers from 1 to 8192, as in (256, 128, 64, 32, 16)"
+  ),
+  **BATCH_NORM,
+}
+DEEPLABV3PLUS = {
+  "aspp_features": CHANNELS,
+  "rates": _numbers(
+    whole(1, 256), range(1, 9), "give a tuple of 1 to 8 whole numbers from 1 to 256, as in (6, 12, 18)"
+  ),
+  "low_level_features": CHANNELS,
+  "features": CHANNELS,
   "dropout": DROPOUT,
   **BATCH_NORM,
 }
@@ -234,6 +255,12 @@ ARCHITECTURES = {
   name: {section: _with_defaults(fields) for section, fields in sections.items()}
   for name, sections in {
     "fpn_densenet": {"encoder": DENSENET, "decoder": FPN, "head": HEAD, "fusion": FUSION},
+    "unet_densenet": {"encoder": DENSENET, "decoder": UNET, "head": HEAD},
+    "deeplabv3plus_densenet": {
+      "encoder": {**DENSENET, "output_stride": STRIDES},
+      "decoder": DEEPLABV3PLUS,
+      "head": HEAD,
+    },
     "prithvi": {"encoder": VIT, "decoder": PRITHVI_DECODER, "head": HEAD},
   }.items()
 }

@@ -1,6 +1,7 @@
-"""Networks in Flax Linen: DenseNet with FPN, MineC2FNet's attentive injection, and Prithvi."""
+"""Networks in Flax Linen: DenseNet with FPN, U-Net or DeepLabV3+, MineC2FNet's attentive injection, and Prithvi."""
 
 from minec2f_jax.models.cbam import CBAM
+from minec2f_jax.models.deeplabv3plus import ASPP, DeepLabHead, DeepLabV3Plus
 from minec2f_jax.models.densenet import DenseNet
 from minec2f_jax.models.factory import count_parameters, make_minec2fnet, make_segmenter
 from minec2f_jax.models.fpn import FPN, Head
@@ -9,12 +10,16 @@ from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
 from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.refinement import Refinement
 from minec2f_jax.models.segmenter import Segmenter
+from minec2f_jax.models.unet import UNet, UNetHead
 from minec2f_jax.models.vit import ViTEncoder
 
 __all__ = [
+  "ASPP",
   "CBAM",
   "FPN",
   "AttentiveInjection",
+  "DeepLabHead",
+  "DeepLabV3Plus",
   "DenseNet",
   "GatedFusion",
   "Head",
@@ -23,6 +28,8 @@ __all__ = [
   "PrithviDecoder",
   "Refinement",
   "Segmenter",
+  "UNet",
+  "UNetHead",
   "ViTEncoder",
   "count_parameters",
   "make_minec2fnet",

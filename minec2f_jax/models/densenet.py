@@ -45,6 +45,9 @@ class DenseNet(nn.Module):
     tap: what "c2", "c3" and "c4" are: "conv", the transition's 1x1 convolution before pooling,
       linear (segmentation_models for Keras); or "norm", its BN-ReLU before that convolution, with
       twice the channels at compression 0.5 (segmentation_models.pytorch).
+    output_stride: 32; or 16, which leaves out the last transition's pooling and dilates the last block's 3x3
+      convolutions by 2, so that "c5" is as large as "c4" (Chen et al. 2017, arXiv:1706.05587, Sec. 3). The parameters
+      are the same.
     input_adapter: put a linear 1x1 convolution from any number of bands to three before the stem,
       as segmentation_models' documentation has it for weights of RGB images.
     bn_momentum: what the running statistics keep per step (0.99 is torch's 0.01).
@@ -58,6 +61,7 @@ class DenseNet(nn.Module):
   bottleneck: int = 4
   compression: float = 0.5
   tap: str = "conv"
+  output_stride: int = 32
   input_adapter: bool = False
   bn_momentum: float = 0.99
   bn_epsilon: float = 1.001e-5
@@ -72,15 +76,18 @@ class DenseNet(nn.Module):
       train: whether BN uses (and updates) the batch's statistics.
 
     Returns:
-      {"c1": [B, H/2, W/2, .], "c2": /4, "c3": /8, "c4": /16, "c5": /32}; with the defaults 64, 128,
-      256, 512 and 1024 channels. "c1" and "c5" are ReLU outputs, for the others see `tap`.
+      {"c1": [B, H/2, W/2, .], "c2": /4, "c3": /8, "c4": /16, "c5": /32, or /16 with that `output_stride`}; with the
+      defaults 64, 128, 256, 512 and 1024 channels. "c1" and "c5" are ReLU outputs, for the others see `tap`.
 
     Raises:
-      ValueError: if `tap` is not known.
+      ValueError: if `tap` or `output_stride` is not known.
     """
     chex.assert_rank(image, 4)
     if self.tap not in ("conv", "norm"):
       raise ValueError(f'tap is {self.tap!r}; it must be "conv" or "norm".')
+    if self.output_stride not in (16, 32):
+      raise ValueError(f"output_stride is {self.output_stride!r}; it must be 16 or 32.")
+    dilated = self.output_stride == 16
     norm_relu = functools.partial(
       _norm_relu, use_running_average=not train, momentum=self.bn_momentum, epsilon=self.bn_epsilon, dtype=self.dtype
     )
@@ -109,11 +116,15 @@ class DenseNet(nn.Module):
         )
         x = jnp.concatenate([x, new], axis=-1)
       if block == len(self.block_sizes):
-        features[f"c{block + 1}"] = norm_relu(x, name="final_norm")
+        x = norm_relu(x, name="final_norm")
+        features[f"c{block + 1}"] = _together(x) if dilated else x
         break
       normed = norm_relu(x, name=f"transition{block}_norm")
       x = dense(int(x.shape[-1] * self.compression), name=f"transition{block}_conv")(normed)
       features[f"c{block + 1}"] = x if self.tap == "conv" else normed
+      if dilated and block == len(self.block_sizes) - 1:
+        x = _apart(x)
+        continue
       batch, height, width, channels = x.shape
       x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
     return features
@@ -122,6 +133,24 @@ class DenseNet(nn.Module):
 def _norm_relu(x, **kwargs):
   """Batch normalisation (a submodule of the caller), then ReLU."""
   return nn.relu(nn.BatchNorm(**kwargs)(x))
+
+
+def _apart(x):
+  """[B, H, W, C] as [4 B, H / 2, W / 2, C]: of every image its even and odd rows and columns as images of their own.
+
+  A convolution of dilation 2 never brings pixels of two of them together: on these it is a plain one, with its quick
+  gradients. What works on single pixels or on a whole batch (BN) does not notice.
+  """
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 2, 4, 1, 3, 5)
+  return x.reshape(4 * batch, height // 2, width // 2, channels)
+
+
+def _together(x):
+  """What `_apart` took apart: [B, 2 H, 2 W, C] of [4 B, H, W, C]."""
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch // 4, 2, 2, height, width, channels).transpose(0, 3, 1, 4, 2, 5)
+  return x.reshape(batch // 4, 2 * height, 2 * width, channels)
 
 
 def _max_pool(x):

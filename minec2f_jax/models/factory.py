@@ -4,16 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minec2f_jax.models.deeplabv3plus import DeepLabHead, DeepLabV3Plus
 from minec2f_jax.models.densenet import DenseNet
 from minec2f_jax.models.fpn import FPN, Head
 from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
 from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.segmenter import Segmenter
+from minec2f_jax.models.unet import UNet, UNetHead
 from minec2f_jax.models.vit import ViTEncoder
 
 # Name -> the sections of its config and their modules.
 ARCHITECTURES = {
   "fpn_densenet": {"encoder": DenseNet, "decoder": FPN, "head": Head, "fusion": AttentiveInjection},
+  "unet_densenet": {"encoder": DenseNet, "decoder": UNet, "head": UNetHead},
+  "deeplabv3plus_densenet": {"encoder": DenseNet, "decoder": DeepLabV3Plus, "head": DeepLabHead},
   "prithvi": {"encoder": ViTEncoder, "decoder": PrithviDecoder, "head": PixelHead},
 }
 DEFAULT = "fpn_densenet"

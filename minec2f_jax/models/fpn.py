@@ -68,7 +68,7 @@ class FPN(nn.Module):
     Raises:
       ValueError: if a level is missing or not twice the size of the next, or `merge` is not known.
     """
-    _check_pyramid(features)
+    check_pyramid(features, "FPN")
     if self.merge not in ("concat", "sum"):
       raise ValueError(f'merge is {self.merge!r}; it must be "concat" or "sum".')
     norm_relu = functools.partial(self._norm_relu, train=train)
@@ -269,10 +269,11 @@ def _interleave(kinds, *, axis: int, factor: int):
   return jnp.concatenate([first, *middle, last], axis)
 
 
-def _check_pyramid(features):
+def check_pyramid(features, decoder: str):
+  """Raises a ValueError if one of "c1" to "c5" is missing or not twice the height and width of the next."""
   missing = sorted({*LEVELS, "c5"} - set(features))
   if missing:
-    raise ValueError(f"the FPN needs the features c1 to c5; missing: {missing}.")
+    raise ValueError(f"the {decoder} needs the features c1 to c5; missing: {missing}.")
   for fine, coarse in zip(LEVELS, (*LEVELS[1:], "c5")):
     fine_shape, coarse_shape = features[fine].shape, features[coarse].shape
     if any(size != 2 * half for size, half in zip(fine_shape[1:3], coarse_shape[1:3])):

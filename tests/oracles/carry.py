@@ -75,6 +75,16 @@ def fpn_names(decoder="", head="") -> dict[str, str]:
   return {**names, decoder + "final_conv": "final_stage_conv", decoder + "final_norm": "final_stage_bn"}
 
 
+def unet_names(decoder="", head="") -> dict[str, str]:
+  """{our module: name in segmentation_models for Keras} of the U-Net and its head, under the given prefixes."""
+  names = {head.rstrip("/"): "final_conv"}
+  for n in range(1, 6):
+    for ours, theirs in (("1", "a"), ("2", "b")):
+      names[f"{decoder}stage{n}_conv{ours}"] = f"decoder_stage{n - 1}{theirs}_conv"
+      names[f"{decoder}stage{n}_norm{ours}"] = f"decoder_stage{n - 1}{theirs}_bn"
+  return names
+
+
 def keras_slots(model, variables, names) -> dict:
   """{our path: the Keras variable}; every one of both sides is met exactly once."""
   slots = {}

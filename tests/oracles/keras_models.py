@@ -1,5 +1,6 @@
-"""Reference networks in Keras 3 on its JAX backend: keras.applications' DenseNet, and an FPN written from its
-description (segmentation_models' flavour: no smoothing on the pyramid, nearest, concatenated, bilinear at the end).
+"""Reference networks in Keras 3 on its JAX backend: keras.applications' DenseNet, and an FPN and a U-Net
+written from their descriptions (segmentation_models' flavour; of the FPN: no smoothing on the pyramid, nearest,
+concatenated, bilinear at the end).
 
 Importing this needs keras and raises ImportError where it is absent or runs on another backend.
 """
@@ -96,6 +97,20 @@ def train(model: keras.Model, inputs, loss):
 
 def _values(model):
   return [x.value for x in model.trainable_variables], [x.value for x in model.non_trainable_variables]
+
+
+def unet_densenet(size: int, bands: int, block_sizes=DENSENET121) -> keras.Model:
+  """image -> (five taps, decoder map, logits), as segmentation_models' `Unet` with its defaults."""
+  layers, encoder = keras.layers, densenet(size, bands, block_sizes)
+  *skips, x = encoder.outputs
+  for stage, (width, skip) in enumerate(zip((256, 128, 64, 32, 16), (*reversed(skips), None))):
+    x = layers.UpSampling2D(2, interpolation="nearest")(x)
+    x = x if skip is None else layers.Concatenate()([x, skip])
+    for part in "ab":
+      x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"decoder_stage{stage}{part}_conv")(x)
+      x = layers.ReLU()(layers.BatchNormalization(epsilon=1e-3, name=f"decoder_stage{stage}{part}_bn")(x))
+  logits = layers.Conv2D(1, 3, padding="same", name="final_conv")(x)
+  return keras.Model(encoder.input, [*encoder.outputs, x, logits])
 
 
 def _decode(taps):

@@ -58,17 +58,34 @@ def batch_norm(x, params, stats, epsilon):
   return (x - stats["mean"]) / np.sqrt(stats["var"] + epsilon) * params["scale"] + params["bias"]
 
 
+def batch_norm_in_training(x, params, epsilon):
+  """With the statistics of the batch."""
+  return batch_norm(x, params, {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}, epsilon)
+
+
 def nearest(x, factor):
   return np.kron(x, np.ones((1, factor, factor, 1)))
 
 
-def bilinear_x2(x):
+def bilinear(x, factor):
   """Upsampling with pixel centres at half-integers, clamped at the border."""
   for axis in (1, 2):
     size = x.shape[axis]
-    at = (np.arange(2 * size) + 0.5) / 2 - 0.5
+    at = (np.arange(factor * size) + 0.5) / factor - 0.5
     x = np.apply_along_axis(lambda line, at=at: np.interp(at, np.arange(line.size), line), axis, x)
   return x
+
+
+def bilinear_x2(x):
+  return bilinear(x, 2)
+
+
+def spread(kernel, rate):
+  """The kernel [k, k, ...] with zeros between its taps: a convolution with it is one of dilation `rate`."""
+  size = rate * (kernel.shape[0] - 1) + 1
+  wide = np.zeros((size, size, *kernel.shape[2:]), kernel.dtype)
+  wide[::rate, ::rate] = kernel
+  return wide
 
 
 def cbam(x, params, stats, epsilon=1e-5):

@@ -72,6 +72,46 @@ def keras_fpn_densenet(size=256, blocks=DENSENET121) -> list[parity.Row]:
   return _by_output(f"FPN-{_name(blocks)}", "keras", x, {name: ours[name] for name in expected}, expected)
 
 
+def keras_unet_densenet(size=256, blocks=DENSENET121, training=True) -> list[parity.Row]:
+  """At inference, then a step of its training."""
+  from tests.oracles import keras_models
+
+  net, x = models.make_segmenter({"architecture": "unet_densenet", "encoder": {"block_sizes": blocks}}), image(size)
+  variables, what, keys = carry.random_variables(net, x), f"U-Net-{_name(blocks)}", (*LEVELS, "decoder", "logits")
+  names = {**carry.keras_names(blocks, "encoder/"), **carry.unet_names("decoder/", "head/")}
+  make = lambda: keras_models.unet_densenet(size, BANDS, blocks)
+  theirs = make()
+  carry.to_keras(theirs, variables, names)
+  expected = dict(zip(keys, keras_models.evaluate(theirs, x)))
+  rows = _by_output(what, "keras", x, parity.apply(net, variables, x), expected)
+  if not training:
+    return rows
+  return rows + parity.keras_training(what, net, variables, x, make, names, keys)
+
+
+def torch_deeplabv3plus(
+  size=256, blocks=DENSENET121, features=256, rates=(6, 12, 18), training=True
+) -> list[parity.Row]:
+  """At /16: inference, then a step of its training; two images, for torch takes no statistics of one pooled value."""
+  from tests.oracles import torch_models
+
+  settings = config(blocks, torch=True)
+  settings = {
+    "architecture": "deeplabv3plus_densenet",
+    "encoder": {**settings["encoder"], "output_stride": 16},
+    "decoder": {**settings["decoder"], "aspp_features": features, "features": features, "rates": rates},
+  }
+  net, x = models.make_segmenter(settings), np.concatenate([image(size), image(size, seed=2)])
+  variables, names = carry.random_variables(net, x), carry.torch_names(blocks, "encoder/")
+  theirs = carry.to_torch(torch_models.DeepLabV3Plus(BANDS, blocks, features, rates), variables, names)
+  ours, expected = parity.apply(net, variables, x), parity.flat_outputs(parity.run_torch(theirs, x))
+  what = f"DeepLabV3+-{_name(blocks)} at /16"
+  rows = _by_output(what, "torch", x, ours, expected)
+  if not training:
+    return rows
+  return rows + parity.torch_training(what, net, variables, (x,), theirs, names)
+
+
 def torch_densenet(size=256, blocks=DENSENET121, noise=True) -> list[parity.Row]:
   from tests.oracles import torch_models
 

@@ -1,5 +1,6 @@
 """Reference networks in torch, written from the papers: DenseNet with torchvision's names, CBAM, gated fusion,
-diffusion refinement, FPN and MineC2FNet. Submodules other than DenseNet's have our names. Layout is [B, C, H, W].
+diffusion refinement, FPN, MineC2FNet and DeepLabV3+. Submodules other than DenseNet's have our names. Layout is
+[B, C, H, W].
 """
 
 import torch
@@ -24,12 +25,12 @@ def grow(x, factor):
 
 
 class DenseLayer(nn.Module):
-  def __init__(self, channels, growth):
+  def __init__(self, channels, growth, dilation=1):
     super().__init__()
     self.norm1 = norm(channels)
     self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
     self.norm2 = norm(4 * growth)
-    self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+    self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=dilation, dilation=dilation, bias=False)
 
   def forward(self, x):
     new = self.conv2(rectify(self.norm2(self.conv1(rectify(self.norm1(x))))))
@@ -37,14 +38,19 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-  """Huang et al. 2017, Table 1; image -> {"c1" ... "c5"}, transitions tapped at their convolution."""
+  """Huang et al. 2017, Table 1; image -> {"c1" ... "c5"}, transitions tapped at their convolution.
 
-  def __init__(self, bands=6, block_sizes=(6, 12, 24, 16), growth=32, stem=64):
+  With `dilated` the last block is at /16.
+  """
+
+  def __init__(self, bands=6, block_sizes=(6, 12, 24, 16), growth=32, stem=64, dilated=False):
     super().__init__()
+    self.dilated = dilated
     self.features = nn.ModuleDict({"conv0": nn.Conv2d(bands, stem, 7, 2, 3, bias=False), "norm0": norm(stem)})
     self.blocks, self.widths, channels = len(block_sizes), [stem], stem
     for b, size in enumerate(block_sizes, start=1):
-      names = {f"denselayer{l + 1}": DenseLayer(channels + l * growth, growth) for l in range(size)}
+      dilation = 2 if dilated and b == self.blocks else 1
+      names = {f"denselayer{l + 1}": DenseLayer(channels + l * growth, growth, dilation) for l in range(size)}
       self.features[f"denseblock{b}"] = nn.ModuleDict(names)
       channels += size * growth
       if b < self.blocks:
@@ -64,7 +70,7 @@ class DenseNet(nn.Module):
       if b < self.blocks:
         transition = net[f"transition{b}"]
         x = taps[f"c{b + 1}"] = transition["conv"](rectify(transition["norm"](x)))
-        x = functional.avg_pool2d(x, 2)
+        x = x if self.dilated and b == self.blocks - 1 else functional.avg_pool2d(x, 2)
     taps[f"c{self.blocks + 1}"] = rectify(net["norm5"](x))
     return taps
 
@@ -187,4 +193,59 @@ class Segmenter(nn.Module):
       taps[level] = self.get_submodule(f"injection_{level}")(teacher[level], taps[level])
     x = self.decoder(taps)
     logits = self.head(functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+    return {"features": taps, "decoder": x, "logits": logits}
+
+
+class ASPP(nn.Module):
+  """Chen et al. 2017, arXiv:1706.05587, Sec. 3.3."""
+
+  def __init__(self, channels, features, rates):
+    super().__init__()
+    self.dilated = len(rates)
+    for name in ("point", "pool"):
+      self.add_module(f"{name}_conv", nn.Conv2d(channels, features, 1, bias=False))
+    for n, rate in enumerate(rates, start=1):
+      self.add_module(f"dilated{n}_conv", nn.Conv2d(channels, features, 3, padding=rate, dilation=rate, bias=False))
+    self.project_conv = nn.Conv2d((len(rates) + 2) * features, features, 1, bias=False)
+    for name in ("point", "pool", "project", *(f"dilated{n + 1}" for n in range(len(rates)))):
+      self.add_module(f"{name}_norm", norm(features, 1e-3))
+
+  def forward(self, x):
+    layer = lambda name, x: rectify(self.get_submodule(f"{name}_norm")(self.get_submodule(f"{name}_conv")(x)))
+    branches = [layer(name, x) for name in ("point", *(f"dilated{n + 1}" for n in range(self.dilated)))]
+    pooled = layer("pool", functional.adaptive_avg_pool2d(x, 1))
+    return layer("project", torch.cat([*branches, pooled.expand_as(branches[0])], 1))
+
+
+class DeepLabDecoder(nn.Module):
+  """Chen et al. 2018, Sec. 3.1, with plain convolutions; {"c2", "c5"} -> [B, features, H/4, W/4]."""
+
+  def __init__(self, low, high, features, rates):
+    super().__init__()
+    self.aspp = ASPP(high, features, rates)
+    self.low_level_conv, self.low_level_norm = nn.Conv2d(low, 48, 1, bias=False), norm(48, 1e-3)
+    for n, channels in ((1, features + 48), (2, features)):
+      self.add_module(f"conv{n}", nn.Conv2d(channels, features, 3, padding=1, bias=False))
+      self.add_module(f"norm{n}", norm(features, 1e-3))
+
+  def forward(self, taps):
+    low = rectify(self.low_level_norm(self.low_level_conv(taps["c2"])))
+    x = functional.interpolate(self.aspp(taps["c5"]), size=low.shape[2:], mode="bilinear", align_corners=False)
+    x = rectify(self.norm1(self.conv1(torch.cat([x, low], 1))))
+    return rectify(self.norm2(self.conv2(x)))
+
+
+class DeepLabV3Plus(nn.Module):
+  """image -> {"features", "decoder", "logits"}; the last convolution stands behind the enlargement."""
+
+  def __init__(self, bands=6, block_sizes=(6, 12, 24, 16), features=256, rates=(6, 12, 18)):
+    super().__init__()
+    self.encoder = DenseNet(bands, block_sizes, dilated=True)
+    self.decoder = DeepLabDecoder(self.encoder.widths[1], self.encoder.widths[-1], features, rates)
+    self.head = nn.Conv2d(features, 1, 1)
+
+  def forward(self, image):
+    taps = self.encoder(image)
+    x = self.decoder(taps)
+    logits = self.head(functional.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False))
     return {"features": taps, "decoder": x, "logits": logits}

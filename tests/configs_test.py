@@ -10,11 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict
 
-<<<<<<< HEAD
-from minec2f_jax import experiment, metrics
-=======
-from minec2f_jax import experiment, models
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
+from minec2f_jax import experiment, metrics, models
 from minec2f_jax.experiment import suite_plan
 from minec2f_jax.models import PixelHead, PrithviDecoder, Segmenter, ViTEncoder, factory
 from minec2f_jax.training import trainer

@@ -229,13 +229,8 @@ class SuiteTest(parameterized.TestCase):
 
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
-<<<<<<< HEAD
-    ("table1", 1, 3), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
+    ("table1", 0, 10), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
     ("table11", 1, 1), ("table14", 1, 1), ("input_size", 0, 6), ("ablations", 1, 13), ("choices", 4, 11),
-=======
-    ("table1", 1, 5), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
-    ("input_size", 0, 6), ("ablations", 1, 13),
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
   )  # fmt: skip
   def test_each_distinct_run_is_planned_once_a_seed(self, name, teachers, runs):
     config = suite_case.load(name)

@@ -1,14 +1,9 @@
 """Table 1: MineC2FNet beside other systems, on RGB+NIR+SWIR.
 
 Trained are the rows whose method is here; the others show what the paper prints. --config.rows.prithvi.trained=False
-<<<<<<< HEAD
 leaves a row out. The last two rows are not the paper's. --config.base.fine.epochs=20 does not reach Replay's model of
 the fine set; --config.rows.replay.overrides.selector.epochs=20 does. Pretrained weights are given by network:
-  --config.base.pretrained=DENSENET                    for FPN and MineC2FNet
-=======
-leaves a row out. Pretrained weights are given by network:
   --config.base.pretrained=DENSENET                    for all but Prithvi
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
   --config.rows.prithvi.overrides.pretrained=PRITHVI   without it, Prithvi's row is a ViT that starts at random
 """
 
@@ -16,24 +11,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import suites
-<<<<<<< HEAD
-from configs.baselines import finetune, lwf, lwm, prithvi, replay
-
-# Label -> accuracy, mF1, mIoU; in the paper's order, of which each part is a group of methods.
-_BEFORE = {"unet": ("U-Net", 89.79, 79.52, 67.26), "deeplabv3plus": ("DeepLabV3+", 90.01, 79.57, 67.47)}
-_ADAPTING = {"udaforrs": ("UDAforRS", 75.16, 72.42, 57.49), "bus": ("BUS", 60.22, 59.21, 42.35)}
-_INCREMENTAL = {
-=======
-from configs.baselines import deeplabv3plus, prithvi, unet
+from configs.baselines import deeplabv3plus, finetune, lwf, lwm, prithvi, replay, unet
 
 # Label -> accuracy, mF1, mIoU.
-_BETWEEN = {
-  "udaforrs": ("UDAforRS", 75.16, 72.42, 57.49),
-  "bus": ("BUS", 60.22, 59.21, 42.35),
-  "lwf": ("LwF", 90.22, 78.94, 67.02),
-  "lwm": ("LwM", 90.60, 79.36, 67.43),
-  "replay": ("Replay", 88.81, 76.50, 63.61),
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
+_ADAPTING = {"udaforrs": ("UDAforRS", 75.16, 72.42, 57.49), "bus": ("BUS", 60.22, 59.21, 42.35)}
+_INCREMENTAL = {
   "sppa": ("SPPA", 54.68, 48.32, 31.85),
   "ccda": ("CCDA", 78.90, 72.90, 57.00),
   "mdil_ss": ("MDIL-SS", 88.62, 85.36, 71.99),
@@ -65,15 +47,14 @@ def get_config(arg: str = "") -> ConfigDict:
   return suites.make_suite("Table 1: MineC2FNet and other systems (RGB+NIR+SWIR)", rows, arg)
 
 
-<<<<<<< HEAD
-def _replay(arg: str) -> dict:
-  """What configs/baselines/replay.py states otherwise than the base."""
-  return {**replay.OVERRIDES, "selector": replay.get_config(arg).selector.to_dict()}
-=======
 def _network(baseline, arg: str) -> dict:
   """The network of a config in configs/baselines/ that differs from FPN's in it alone."""
   return {**suites.FINE_ONLY, "model": baseline.get_config(arg).model}
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
+
+
+def _replay(arg: str) -> dict:
+  """What configs/baselines/replay.py states otherwise than the base."""
+  return {**replay.OVERRIDES, "selector": replay.get_config(arg).selector.to_dict()}
 
 
 def _prithvi(arg: str) -> dict:

@@ -15,14 +15,9 @@ from minec2f_jax.data import tfds_source
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import schema
 from minec2f_jax.experiment.data import DOMAINS
-<<<<<<< HEAD
 from minec2f_jax.experiment.stages import batch_streams, example, stages_of, wire
 from minec2f_jax.methods import METHODS
-from minec2f_jax.models import ViTEncoder, factory
-=======
-from minec2f_jax.experiment.stages import example, stages_of, wire
 from minec2f_jax.models import DenseNet, ViTEncoder, factory
->>>>>>> b20db7aa6829a52a44befe4a16203024bd1861df
 from minec2f_jax.programs import NOT_KEPT, Programs
 
 _MOST = 10  # sentences in one message

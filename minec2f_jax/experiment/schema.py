@@ -289,7 +289,10 @@ def faults(config: ConfigDict) -> dict[str, str]:
     hint = f"did you mean config.{near[0]}?" if near else "take it out."
     return f"config.{where}={shown(value)}: there is no such field{kind}; {hint}"
 
-  return {where: sentence(where, value, remedy) for where, value, remedy in _misfits(config, table, "")}
+  misfits = list(_misfits(config, table, ""))
+  if absent := [name for name in _named_stages(config) if name not in config and name not in DOMAINS]:
+    misfits.append(("stages", config.stages, f"there is no section {', '.join(absent)}; name sections that are stages"))
+  return {where: sentence(where, value, remedy) for where, value, remedy in misfits}
 
 
 def _may_be_stage(name: str) -> bool:
@@ -300,8 +303,12 @@ def _may_be_stage(name: str) -> bool:
 
 def stages_in(config: ConfigDict) -> tuple[str, ...]:
   """All sections that are stages: those named after a domain, and what config.stages names besides."""
+  return tuple(dict.fromkeys((*DOMAINS, *(name for name in _named_stages(config) if name in config))))
+
+
+def _named_stages(config: ConfigDict) -> tuple[str, ...]:
   named = config.get("stages")
-  return tuple(dict.fromkeys((*DOMAINS, *(named if FIELDS["stages"].fits(named) else ()))))
+  return tuple(named) if FIELDS["stages"].fits(named) else ()
 
 
 def named_sections(config: ConfigDict) -> Table:

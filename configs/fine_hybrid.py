@@ -41,7 +41,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.coarse = ConfigDict(
     dict(
       method="supervised",  # Task 1
-      stream="coarse",
+      streams=("coarse",),
+      validation="coarse",
       epochs=100,  # paper
       init_from_prior=False,
       loss=_loss(bce=1.0),  # paper, Sec. 4.2: BCE alone
@@ -50,7 +51,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.fine = ConfigDict(
     dict(
       method="attentive_distillation",  # Task 2
-      stream="fine",
+      streams=("fine",),
+      validation="fine",
       epochs=100,  # paper
       init_from_prior=False,  # paper: ImageNet weights for both; True starts the student from the teacher
       loss=_loss(bce=1.0, dice=1.0, ssim=1.0, boundary=1.0),  # paper, Eq. 3, which gives no weights

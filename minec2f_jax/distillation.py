@@ -1,4 +1,4 @@
-"""Binary knowledge distillation that passes on only what the teacher knows better (Eq. 9-12).
+"""Binary knowledge distillation: of what the teacher knows better (Eq. 9-12), of all it says, and of where it looks.
 
 Logits are [B, H, W]; `label` is [B, H, W] in {0, 1}; `valid` is bool [B, H, W] (True = the pixel
 counts) or None. Teacher logits and all masks are constants for the gradient.
@@ -167,6 +167,91 @@ def distillation_loss(
   if normalizer == "all":
     counted = jnp.ones_like(mask) if valid is None else valid
   return ops.masked_sum(kl, mask) / (jnp.sum(counted, dtype=jnp.float32) + epsilon)
+
+
+def soft_target_loss(student_logits, teacher_logits, valid=None, *, temperature=2.0, temperature_squared=False):
+  """Mean KL(teacher || student) of softened probabilities over the valid pixels, in nats.
+
+  Learning without Forgetting (Li & Hoiem 2016, arXiv:1606.09282), Eq. 2-3: the cross-entropy of p^(1/T) / sum p^(1/T),
+  which is a softmax of logits / T. The teacher's own entropy, a constant without gradient, is subtracted, so that
+  agreement costs 0.
+
+  Args:
+    student_logits: [B, H, W] float, differentiated.
+    teacher_logits: [B, H, W] float; gradient stopped.
+    valid: [B, H, W] bool or None; logits under False may be NaN.
+    temperature: T > 0.
+    temperature_squared: scale by T^2 as Hinton et al. do, so that the gradient's size does not depend on T; the paper
+      does not.
+
+  Returns:
+    Scalar; 0 if no pixel is valid.
+  """
+  chex.assert_rank(student_logits, 3)
+  logits = (ops.replace_invalid(one, valid) for one in (student_logits, teacher_logits))
+  kl = ops.masked_mean(binary_kl_map(*logits, temperature=temperature), valid)
+  return kl if temperature_squared else kl / temperature**2
+
+
+def channel_weights(score, features):
+  """How much each channel adds to a score: the mean over positions of d score / d features (Grad-CAM's alpha).
+
+  Selvaraju et al. 2017, arXiv:1610.02391, Eq. 1.
+
+  Args:
+    score: `[B, H, W, C] -> [B]`, the score of each image by itself.
+    features: [B, H, W, C] float.
+
+  Returns:
+    [B, C] float32; differentiable, where `score` is.
+  """
+  gradient = jax.grad(lambda x: jnp.sum(score(x)))(features)
+  return jnp.mean(gradient.astype(jnp.float32), axis=(1, 2))
+
+
+def class_activation_map(features, weights):
+  """Where a network sees its class: ReLU(sum_k a_k A_k) (Grad-CAM; Selvaraju et al. 2017, Eq. 2).
+
+  Args:
+    features: [B, H, W, C] float, differentiated.
+    weights: [B, C] float, of `channel_weights`.
+
+  Returns:
+    [B, H, W] float32, at least 0.
+  """
+  return jax.nn.relu(jnp.einsum("bhwc,bc->bhw", features.astype(jnp.float32), weights.astype(jnp.float32)))
+
+
+def attention_loss(student_map, teacher_map, valid=None, *, epsilon=1e-12):
+  """Distance of two attention maps, |Q_S / ||Q_S|| - Q_T / ||Q_T|| |_1, mean over the images.
+
+  Learning without Memorizing (Dhar et al. 2019, arXiv:1811.08051), Eq. 3: a sum over positions of maps of length 1, so
+  at most 2 sqrt(number of positions).
+
+  Args:
+    student_map: [B, H, W] float, differentiated.
+    teacher_map: [B, H, W] float; gradient stopped.
+    valid: [B, H, W] bool or None; maps under False may be NaN.
+    epsilon: least length that a map is divided by; shorter ones, of networks that see the class nowhere, stay short.
+
+  Returns:
+    Scalar, whatever positive numbers the maps are multiplied by; 0 for maps that agree and where no position is valid.
+  """
+  chex.assert_rank(student_map, 3)
+  chex.assert_equal_shape([student_map, teacher_map] if valid is None else [student_map, teacher_map, valid])
+  # As one array: apart, XLA may round them otherwise, and maps that agree would differ.
+  both = jnp.stack([student_map, jax.lax.stop_gradient(teacher_map)])
+  unit = _unit_length(ops.replace_invalid(both, valid), epsilon)
+  difference = unit[0] - unit[1]
+  # Its size; the derivative of jnp.abs at 0 is 1, and maps that agree are to stay.
+  distance = jnp.sum(difference * jax.lax.stop_gradient(jnp.sign(difference)), axis=(1, 2))
+  return ops.masked_mean(distance, None if valid is None else jnp.any(valid, axis=(1, 2)))
+
+
+def _unit_length(maps, epsilon):
+  squares = jnp.sum(maps**2, axis=(-2, -1), keepdims=True)
+  lengths = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))  # The root of 0 has no derivative.
+  return maps / jnp.where(squares > 0, jnp.maximum(lengths, epsilon), epsilon)
 
 
 def _check(student_logits, teacher_logits, label, valid):

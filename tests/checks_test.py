@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import coarse, fine_hybrid
-from configs.baselines import prithvi
+from configs.baselines import lwf, lwm, prithvi, replay
 from minec2f_jax import experiment
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import checks
@@ -38,7 +38,18 @@ class ContradictionTest(parameterized.TestCase):
     (fine_hybrid, {**FINE_ALONE, "fine": {"method": "supervised", "init_from_prior": True}}, "from_prior=True needs"),
     (fine_hybrid, {"coarse": {"method": "attentive_distillation"}}, r"config\.coarse\.method=.*take 'supervised'"),
     (fine_hybrid, {"coarse": {"init_from_prior": True}}, r"config\.coarse\.init_from_prior=True.*give False"),
-    (fine_hybrid, {"coarse": {"stream": "fine"}}, r"config\.coarse\.stream='fine': give 'coarse'"),
+    (fine_hybrid, {"coarse": {"streams": ("coarse", "fine")}}, r"coarse\.streams=.*'supervised': .* one of .*'replay'"),
+    (fine_hybrid, {"stages": ("coarse", "medium")}, r"stages=\('coarse', 'medium'\): there is no section medium"),
+    (fine_hybrid, {"stages": ("coarse", "data")}, r"config\.stages=\('coarse', 'data'\): give a tuple of sections"),
+    (fine_hybrid, {"fine": {"method": "lwf"}}, r"config\.lwf is missing: give a section with weight, temperature"),
+    (lwf, FINE_ALONE, r"config\.fine\.method='lwf' needs a teacher"),
+    (lwf, {"lwf": {"weight": 0.0}, "fine": {"loss": {"bce": 0.0}}}, r"lwf\.weight=0\.0 leave nothing to learn"),
+    (lwm, {"lwm": {"layer": "middle"}}, r"config\.lwm\.layer='middle': choose one of \('decoder', 'encoder'\)"),
+    (replay, FINE_ALONE, r"selection\.judge='selector' is no stage before 'fine' in config\.stages=\('fine',\)"),
+    (replay, {"fine": {"selection": {"judge": "fine"}}}, r"judge='fine' is no stage before .*\('selector',\)"),
+    (replay, {"fine": {"streams": ("fine",)}}, r"stream='coarse' and config\.fine\.streams=\('fine',\): choose"),
+    (replay, {"selector": {"epochs": 0}}, r"config\.selector\.epochs=0: give a whole number"),
+    (replay, {"selector": {"init_from_prior": True}}, r"config\.selector\.init_from_prior=True needs an earlier stage"),
     (fine_hybrid, {"optimizer": {"warmup_epochs": 101}}, r"warmup_epochs=101 and config\.coarse\.epochs=100"),
     (fine_hybrid, {"coarse": {"loss": {"bce": 0.0}}}, r"config\.coarse\.loss\.bce=0\.0 and .* leave nothing to learn"),
     (fine_hybrid, {"distillation": {"weight": 0.0}}, r"weight=0\.0 and .*selection='hybrid' contradict"),

@@ -73,7 +73,8 @@ def our_loss(case, config, batch):
   stage = config[cases.STAGES[case.task]]
   method = methods.make_method(config, stage)
   extra = {"batch_stats": weights["student"]["batch_stats"]}
-  arguments = weights["student"]["params"], weights.get("teacher", {}), extra, {stage.stream: batch}, jax.random.key(0)
+  batch = {stage.streams[0]: batch}
+  arguments = weights["student"]["params"], weights.get("teacher", {}), extra, batch, jax.random.key(0)
   loss, (_, parts) = jax.jit(method.loss)(*arguments)
   return float(loss), parts, weights
 

@@ -81,7 +81,7 @@ def _run_stage(config: ConfigDict, name: str, prior):
     return _FINISHED[settings]
   source = toy.ArraySource(4, bands=len(config.data.bands))
   stage = experiment.make_stage(config, name, experiment.wire(config)[name], source, source)
-  assert stage.steps_per_epoch == 2
+  assert stage.steps_per_epoch == 2 * len(config[name].streams if config[name].get("sampling") == "union" else [name])
   with tempfile.TemporaryDirectory() as folder:
     result = trainer.run_stage(stage, jax.random.key(0), prior, pathlib.Path(folder) / name)
   if prior is None:

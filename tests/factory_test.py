@@ -76,7 +76,7 @@ class FactoryTest(parameterized.TestCase):
 
   def test_the_supervised_method_gives_prithvis_dropout_its_key(self):
     config = {"model": {**PRITHVI, "decoder": dict(features=8, dropout=0.5)}}
-    stage = dict(stream="fine", loss=dict(bce=1.0), init_from_prior=False, method="supervised")
+    stage = dict(streams=("fine",), loss=dict(bce=1.0), init_from_prior=False, method="supervised")
     method = methods.make_method(config, stage)
     source = toy.ArraySource(2)
     batch = {"fine": {"image": source.image, "label": source.label, "valid": source.valid}}

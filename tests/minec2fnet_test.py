@@ -267,7 +267,8 @@ class TrainingTest(parameterized.TestCase):
     for name in config.stages:
       method, key = experiment.wire(config)[name].method, jax.random.key(0)
       prior = jax.eval_shape(method.init, key, source.image[:1], prior)
-      result = jax.eval_shape(jax.value_and_grad(method.loss, has_aux=True), *prior, {config[name].stream: sample}, key)
+      batch = {config[name].streams[0]: sample}
+      result = jax.eval_shape(jax.value_and_grad(method.loss, has_aux=True), *prior, batch, key)
       for path, leaf in jax.tree_util.tree_leaves_with_path(result):
         self.assertEqual(leaf.dtype, jnp.float32, f"{name} {jax.tree_util.keystr(path)}")
 

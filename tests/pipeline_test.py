@@ -105,6 +105,19 @@ class CachedTest(parameterized.TestCase):
     self.assertEqual(subset.ids, ("toy2", "toy0"))
     np.testing.assert_array_equal(subset[1]["image"], source.image[0])
 
+  def test_joined_sources_follow_each_other_and_an_empty_one_is_passed_over(self):
+    sources = {
+      "a": toy.ArraySource(2, size=4),
+      "b": toy.ArraySource(0, size=4),
+      "c": toy.ArraySource(3, size=4, seed=1),
+    }
+    joined = pipeline.Joined(sources)
+    self.assertLen(joined, 5)
+    self.assertEqual(joined.ids, ("a/toy0", "a/toy1", "c/toy0", "c/toy1", "c/toy2"))
+    images = np.concatenate([sources["a"].image, sources["c"].image])
+    for i in range(5):
+      np.testing.assert_array_equal(joined[i]["image"], images[i])
+
 
 if __name__ == "__main__":
   absltest.main()

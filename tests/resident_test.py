@@ -82,6 +82,26 @@ class FeedTest(parameterized.TestCase):
       for name in sources:
         _assert_same_bits(self, a[name], b[name])
 
+  def test_parts_and_unions_of_held_sets_give_the_batches_of_sent_ones_without_another_copy(self):
+    sources = {"coarse": Source("landsat_c2_l2"), "fine": Source("hls", lowest=-100, count=7)}
+    held = {name: resident.hold(source) for name, source in sources.items()}
+    feeds = []
+    for given in (sources, held):
+      some = resident.subset(resident.subset(given["coarse"], [0, 4, 1, 2]), [3, 1, 0])
+      union = resident.join({"coarse": some, "fine": given["fine"]})
+      self.assertLen(union, 10)
+      self.assertEqual(union.ids[:4], ("coarse/toy2", "coarse/toy4", "coarse/toy0", "fine/toy0"))
+      feeds.append(feed.make_feed({"union": union}, batch_size=4, seed=11))
+    self.assertIs(union.arrays[0]["image"], held["coarse"].arrays["image"])
+    self.assertEqual([f.resident for f in feeds], [False, True])
+    sent, kept = ([jax.jit(f.take)(f.held, x) for x in itertools.islice(f.inputs(0), 5)] for f in feeds)
+    for a, b in zip(sent, kept, strict=True):
+      _assert_same_bits(self, a["union"], b["union"])
+
+  def test_a_union_with_nothing_of_a_set_is_the_other_one(self):
+    source = resident.hold(Source("hls"))
+    self.assertIs(resident.join({"coarse": resident.subset(source, []), "fine": source}), source)
+
   def test_one_stream_that_is_not_held_sends_all(self):
     source = Source("hls")
     mixed = feed.make_feed({"coarse": resident.hold(source), "fine": source}, batch_size=2, seed=0)

@@ -52,7 +52,9 @@ class TableTest(parameterized.TestCase):
     self.assertGreater(len(configs), 20)
     for name, config in configs:
       self.assertEqual(_refusal(config), "", name)
-      known = set(schema.paths({**schema.FIELDS, "model": {**_sections(config), **schema.MODEL}}))
+      known = set(
+        schema.paths({**schema.FIELDS, **schema.named_sections(config), "model": {**_sections(config), **schema.MODEL}})
+      )
       self.assertEmpty(set(_leaves(config)) - known, name)
 
   @parameterized.parameters(*factory.ARCHITECTURES)

@@ -199,7 +199,7 @@ class SuiteTest(parameterized.TestCase):
 
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
-    ("table1", 1, 3), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
+    ("table1", 0, 8), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
     ("input_size", 0, 6), ("ablations", 1, 13),
   )  # fmt: skip
   def test_each_distinct_run_is_planned_once_a_seed(self, name, teachers, runs):

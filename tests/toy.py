@@ -37,5 +37,6 @@ def shrink(config, *, epochs: int = 1):
   fusion.levels = fusion.levels[-2:]  # Each level costs seconds of compilation.
   fusion.refinement_steps = min(fusion.refinement_steps, 1)
   config.optimizer.update(dict(warmup_epochs=1, learning_rate=1e-2))
-  config.coarse.epochs = config.fine.epochs = epochs
+  for name in {"coarse", "fine", *config.stages}:
+    config[name].epochs = epochs
   return config

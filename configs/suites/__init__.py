@@ -15,7 +15,7 @@ start from; --config.base.* reaches them all), `rows`, and `order` (of the rows)
   domain      on whose test split its last stage is scored
   trained     False: the row shows the paper's numbers alone
   overrides   nested as the base is; they win over it, and a `model` that names its architecture replaces the base's
-  paper       accuracy, mf1, miou in percent, as printed
+  paper       accuracy, mf1, miou in percent, as printed; None where the paper has no such row
 Rows that come to the same experiment share one run, and rows whose Task 1 is the same share their teacher.
 
 Every row's experiment is a run like any other: rows/ROW/seedN holds its config.json, checkpoints, curves and panels.
@@ -47,9 +47,9 @@ def make_suite(title: str, rows: dict[str, ConfigDict], arg: str = "") -> Config
 def make_row(
   label: str,
   *overrides: dict,
-  accuracy: float,
-  mf1: float,
-  miou: float,
+  accuracy: float | None = None,
+  mf1: float | None = None,
+  miou: float | None = None,
   domain: str = "fine",
   table: str = "",
   trained: bool = True,

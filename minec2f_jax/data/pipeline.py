@@ -50,6 +50,22 @@ class Subset:
     return self._source[self._indices[index]]
 
 
+class Joined:
+  """Several sources as one, each after the one before; ids carry the name of theirs, as "coarse/17"."""
+
+  def __init__(self, sources: Mapping[str, Source]):
+    self._sources = tuple(sources.values())
+    self._starts = np.cumsum([0, *map(len, self._sources)])
+    self.ids = tuple(f"{name}/{one}" for name, source in sources.items() for one in source.ids)
+
+  def __len__(self) -> int:
+    return int(self._starts[-1])
+
+  def __getitem__(self, index: int) -> Sample:
+    place = int(np.searchsorted(self._starts, index, side="right")) - 1
+    return self._sources[place][index - int(self._starts[place])]
+
+
 def sample_bytes(source: Source) -> int:
   """Memory that all of `source` takes when decoded, judged by its first sample."""
   return sum(source[0][name].nbytes for name in _FIELDS) * len(source) if len(source) else 0

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,8 +20,9 @@ class ResidentSource:
   Attributes:
     ids: as of the source.
     arrays: what `take` needs, on the device: {"image" [N, H, W, C] uint16 or float32, "table" [65536] float32 or None,
-      "label" [N, H, W] uint8, "valid" [N, H, W] bool}.
-    device_bytes: memory that they take there.
+      "label" [N, H, W] uint8, "valid" [N, H, W] bool}; of a `subset` with "rows" [n] int32, its places in these; of
+      sources that were joined (`join`) a tuple of such.
+    device_bytes: memory that they take there, all of it for a part of a source, too.
   """
 
   def __init__(self, source: pipeline.Source, arrays):
@@ -57,6 +58,31 @@ def hold(source: pipeline.Source, *, max_bytes: float = math.inf) -> ResidentSou
   return ResidentSource(source, jax.device_put({"image": image, "table": table, "label": label, "valid": valid}))
 
 
+def subset(source: pipeline.Source, indices: Sequence[int]) -> pipeline.Source:
+  """Some samples of a source that is not joined, by index; on the device if `source` is, without another copy."""
+  chosen = pipeline.Subset(source, indices)
+  if not isinstance(source, ResidentSource):
+    return chosen
+  rows = jnp.asarray(indices, jnp.int32)
+  return ResidentSource(
+    chosen, {**source.arrays, "rows": source.arrays["rows"][rows] if "rows" in source.arrays else rows}
+  )
+
+
+def join(sources: Mapping[str, pipeline.Source]) -> pipeline.Source:
+  """All samples of several sources as one, see `pipeline.Joined`; on the device if all are, without another copy.
+
+  Of sources of which only one holds samples, it is that one.
+  """
+  filled = {name: source for name, source in sources.items() if len(source)}
+  if len(filled) == 1:
+    return next(iter(filled.values()))
+  joined = pipeline.Joined(filled)
+  if not all(isinstance(source, ResidentSource) for source in filled.values()):
+    return joined
+  return ResidentSource(joined, tuple(source.arrays for source in filled.values()))
+
+
 def take(arrays, indices):
   """The batch of the samples `indices` out of `ResidentSource.arrays`; traceable.
 
@@ -67,10 +93,30 @@ def take(arrays, indices):
   Returns:
     {"image" [B, H, W, C] float32, "label" [B, H, W] uint8, "valid" [B, H, W] bool}.
   """
+  if isinstance(arrays, tuple):
+    return _take_joined(arrays, indices)
+  if "rows" in arrays:
+    indices = arrays["rows"][indices]
   image, label, valid = (arrays[name][indices] for name in ("image", "label", "valid"))
   if arrays["table"] is not None:
     image = jnp.where(valid[..., None], arrays["table"][image.astype(jnp.int32)], 0.0)
   return {"image": image, "label": label, "valid": valid}
+
+
+def _take_joined(parts, indices):
+  """`take` of sources one after the other: from each a whole batch, of which every sample comes from one."""
+  batch, start = None, 0
+  for part in parts:
+    size = len(part["rows"] if "rows" in part else part["label"])
+    found = take(part, jnp.clip(indices - start, 0, size - 1))
+    batch = found if batch is None else {name: _where(indices >= start, found[name], batch[name]) for name in found}
+    start += size
+  return batch
+
+
+def _where(chosen, new, old):
+  """`new` [B, ...] for the samples that are `chosen` [B], else `old`."""
+  return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 class _Coding(NamedTuple):

@@ -42,7 +42,8 @@ def draw(suite: dict, path):
   for name in suite["order"]:
     row = suite["rows"][name]
     label = f"{row['table'].partition(':')[0]}: {row['label']}" if several else row["label"]
-    points.append((label, [100 * x for x in scores_of(suite, name, "miou").values()], row["paper"]["miou"]))
+    printed = math.nan if row["paper"]["miou"] is None else row["paper"]["miou"]
+    points.append((label, [100 * x for x in scores_of(suite, name, "miou").values()], printed))
   figures.save_rows(path, points, title=suite["title"], unit="mIoU in percent", data=suite["data"])
 
 
@@ -55,7 +56,8 @@ def cells(suite: dict, names: Sequence[str]) -> list[list[str]]:
     row = suite["rows"][name]
     line = [row["label"], str(len(results_of(suite, name))) if row["trained"] else "–"]
     for score in SCORES.values():
-      line += [_spread(list(scores_of(suite, name, score).values())), f"{row['paper'][score]:.2f}"]
+      printed = row["paper"][score]
+      line += [_spread(list(scores_of(suite, name, score).values())), "–" if printed is None else f"{printed:.2f}"]
     lines.append(line + [cell for found in compared for cell in paired_cells(found.get(name))])
   return lines
 

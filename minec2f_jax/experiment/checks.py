@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import os
 import pkgutil
 from collections.abc import Collection, Iterator
@@ -14,7 +15,8 @@ from minec2f_jax.data import tfds_source
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import schema
 from minec2f_jax.experiment.data import DOMAINS
-from minec2f_jax.experiment.stages import example, stages_of, wire
+from minec2f_jax.experiment.stages import batch_streams, example, stages_of, wire
+from minec2f_jax.methods import METHODS
 from minec2f_jax.models import ViTEncoder, factory
 from minec2f_jax.programs import NOT_KEPT, Programs
 
@@ -68,8 +70,11 @@ def _joined(sentences: list[str]) -> str:
 
 def _named(config, *fields: str) -> str:
   """Fields with their values, as "config.seed=0"."""
-  value = lambda field: functools.reduce(lambda section, name: section[name], field.split("."), config)
-  return " and ".join(f"config.{field}={schema.shown(value(field))}" for field in fields)
+  return " and ".join(f"config.{field}={schema.shown(_value(config, field))}" for field in fields)
+
+
+def _value(config, field: str):
+  return functools.reduce(lambda section, name: section[name], field.split("."), config)
 
 
 def _statistics_of_all_bands(config) -> Iterator[str]:
@@ -90,6 +95,29 @@ def _adapter_of_weights(config) -> Iterator[str]:
     yield (
       f"{_named(config, 'pretrained_adapter')} does not go with config.model.encoder.input_adapter={adapted}: that is "
       "True for conv1x1 and False for all others; change one of them."
+    )
+
+
+def _judge_before(config, name) -> Iterator[str]:
+  rule = config[name].get("selection")
+  if rule is None or name not in config.stages:
+    return
+  before = stages_of(config)[: stages_of(config).index(name)]
+  if rule.judge not in before:
+    yield (
+      f"{_named(config, f'{name}.selection.judge')} is no stage before {name!r} in {_named(config, 'stages')}: choose "
+      f"one of {before}, or put one before it."
+    )
+  if rule.stream not in config[name].streams:
+    yield f"{_named(config, f'{name}.selection.stream', f'{name}.streams')}: choose one of these streams."
+
+
+def _streams_of_the_method(config, name) -> Iterator[str]:
+  if len(config[name].streams) > 1 and not METHODS[config[name].method].several_streams:
+    able = tuple(method for method, kind in METHODS.items() if kind.several_streams)
+    yield (
+      f"{_named(config, f'{name}.streams', f'{name}.method')}: this method learns from one stream; give one, or take "
+      f"one of the methods {able}."
     )
 
 
@@ -123,7 +151,7 @@ def _what_comes_before(config, name) -> Iterator[str]:
   remedy = f"it stands first in {_named(config, 'stages', 'teacher')}; "
   if name == "fine":
     remedy += 'put "coarse" before it, give the workdir of a finished Task 1 as config.teacher, or '
-  if config[name].method == "attentive_distillation":
+  if METHODS[config[name].method].has_teacher:
     yield f"{_named(config, f'{name}.method')} needs a teacher, but {remedy}take 'supervised'."
   if config[name].init_from_prior:
     yield f"{_named(config, f'{name}.init_from_prior')} needs an earlier stage, but {remedy}give False."
@@ -150,15 +178,20 @@ def _warm_up_within_epochs(config, name) -> Iterator[str]:
 def _something_to_learn(config, name) -> Iterator[str]:
   if name not in config.stages:
     return
-  transfer, parts = config.distillation, ("bce", "dice", "ssim", "boundary")
-  distils = config[name].method == "attentive_distillation" and transfer.selection != "none"
+  method, transfer, parts = config[name].method, config.distillation, ("bce", "dice", "ssim", "boundary")
+  distils = method == "attentive_distillation" and transfer.selection != "none"
   if distils and not transfer.weight:
     yield (
       f"{_named(config, 'distillation.weight', 'distillation.selection')} contradict each other: give a weight above "
       "0 or selection 'none'."
     )
-  if not distils and not any(config[name].loss[part] for part in parts):
-    fields = [f"{name}.loss.{part}" for part in parts]
+  own = [f"{method}.{weight}" for weight in _OWN_WEIGHTS.get(method, ())]
+  if (
+    not distils
+    and not any(config[name].loss[part] for part in parts)
+    and not any(_value(config, field) for field in own)
+  ):
+    fields = [f"{name}.loss.{part}" for part in parts] + own
     yield f"{_named(config, *fields)} leave nothing to learn: give one of them a weight above 0."
 
 
@@ -207,6 +240,8 @@ def _architecture(config) -> str:
   return config.model.get("architecture", factory.DEFAULT)
 
 
+# Fields of a method's own section, any of which above 0 gives it something to learn.
+_OWN_WEIGHTS = {"lwf": ("weight",), "lwm": ("distillation_weight", "attention_weight")}
 # What a rule reads, and the rule: a config (and a stage) -> sentences. It has no say while what it reads is broken.
 _RULES = (
   (("data.bands", "data.mean", "data.std"), _statistics_of_all_bands),
@@ -220,8 +255,12 @@ _RULES_OF_STAGES = (
   (("stages", "teacher", "{}.method", "{}.init_from_prior"), _what_comes_before),
   (("stages", "teacher", "{}.method", "model.architecture"), _what_the_architecture_can),
   (("stages", "teacher", "{}.epochs", "optimizer.warmup_epochs"), _warm_up_within_epochs),
-  (("stages", "{}.method", "{}.loss", "distillation.weight", "distillation.selection"), _something_to_learn),
+  (("stages", "{}.method", "{}.loss", "distillation", "lwf", "lwm"), _something_to_learn),
   (("stages", "{}.loss.ssim", "{}.loss.ssim_kind", "data.image_size"), _room_for_windows),
+  (("stages", "teacher", "{}.selection", "{}.streams"), _judge_before),
+  (("{}.streams", "{}.method"), _streams_of_the_method),
+)
+_RULES_OF_DOMAINS = (
   (("data.{}.path",), _data_folder),
   (("data.{}.path", "data.{}.builder", "data.{}.skip", "data.{}.coarsen_gsd_m"), _options_of_folders),
   (("data.{}.builder",), _known_builder),
@@ -231,8 +270,8 @@ _RULES_OF_STAGES = (
 def _contradictions(config, broken: Collection[str]) -> list[str]:
   """What is wrong with fields beside others and beside the files at hand, but for the fields that are `broken`."""
   rules = list(_RULES)
-  for name in DOMAINS:
-    for reads, rule in _RULES_OF_STAGES:
+  for names, named_rules in ((schema.stages_in(config), _RULES_OF_STAGES), (DOMAINS, _RULES_OF_DOMAINS)):
+    for name, (reads, rule) in itertools.product(names, named_rules):
       rules.append(([field.format(name) for field in reads], functools.partial(rule, name=name)))
   sound = (rule for reads, rule in rules if not any(_overlap(one, other) for one in broken for other in reads))
   return [sentence for rule in sound for sentence in rule(config)]
@@ -248,5 +287,5 @@ def _trace_networks(config):
   for name, wired in wire(config).items():
     prior = jax.eval_shape(wired.method.init, key, image, prior)
     if name in config.stages:
-      batch = {config[name].stream: {"image": image, **pixels}}
+      batch = dict.fromkeys(batch_streams(config[name]), {"image": image, **pixels})
       jax.eval_shape(wired.method.loss, *prior, batch, key)

@@ -15,11 +15,18 @@ from minec2f_jax.errors import UserError
 DOMAINS = ("coarse", "fine")
 
 
+def trained(config) -> list[str]:
+  """The stages that a run trains, in order: not that for which config.teacher stands."""
+  return [name for name in config.stages if not (name == "coarse" and config.teacher)]
+
+
 def places(config) -> list[tuple[str, str]]:
   """Every (domain, split) that a run opens."""
-  trained = [name for name in config.stages if not (name == "coarse" and config.teacher)]
+  learnt = []
+  for stage in (config[name] for name in trained(config)):
+    learnt += [*((domain, "train") for domain in stage.streams), (stage.validation, "validation")]
   tested = [name for name in reversed(DOMAINS) if config.data[name].path or config.data[name].builder]
-  return [(name, split) for name in trained for split in ("train", "validation")] + [(name, "test") for name in tested]
+  return list(dict.fromkeys(learnt)) + [(name, "test") for name in tested]
 
 
 def open_sources(config) -> dict[tuple[str, str], pipeline.Source]:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minec2f_jax.experiment.stages import example, make_stage, wire
+from minec2f_jax.experiment.data import trained
+from minec2f_jax.experiment.stages import batch_streams, example, make_stage, wire
 from minec2f_jax.training import trainer
 from minec2f_jax.training.state import init_state
 from minec2f_jax.training.step import make_train_steps
@@ -63,19 +64,30 @@ def stage_costs(config, counts: Mapping[tuple[str, str], int]) -> dict[str, Cost
   costs, prior = {}, None
   for name, wired in wire(config).items():
     variables = jax.eval_shape(wired.method.init, jax.random.key(0), example(config), prior)
-    if not (name == "coarse" and config.teacher):
-      sizes = [counts.get((name, split), config.data.batch_size) for split in ("train", "validation")]
-      # A range is as long as the source; nothing of it is read here.
-      stage = make_stage(config, name, wired, *map(range, sizes))
-      costs[name] = _stage_cost(config, stage, variables, validation_images=sizes[1])
+    if name in trained(config):
+      count = lambda *place: counts.get(place, config.data.batch_size)
+      train = {stream: _Unread(count(stream, "train")) for stream in config[name].streams}
+      validation_images = count(config[name].validation, "validation")
+      stage = make_stage(config, name, wired, train, _Unread(validation_images))
+      costs[name] = _stage_cost(config, stage, variables, validation_images=validation_images)
     prior = variables
   return costs
+
+
+class _Unread:
+  """As long as a source; nothing of it is read here."""
+
+  def __init__(self, count: int):
+    self.ids = ("",) * count
+
+  def __len__(self) -> int:
+    return len(self.ids)
 
 
 def _stage_cost(config, stage: trainer.Stage, variables, *, validation_images: int) -> Cost:
   state = jax.eval_shape(lambda start: init_state(start, stage.optimizer), variables)
   run = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
-  inputs = {config[stage.name].stream: _one_step(config)}
+  inputs = dict.fromkeys(batch_streams(config[stage.name]), _one_step(config))
   traced = run.trace(state, variables.frozen, (), inputs, jax.random.key(0))
   step = count_work(traced.jaxpr.jaxpr)
   return Cost(

@@ -75,7 +75,7 @@ def time(config, costs: Costs, splits: Places) -> Iterator[Finding]:
   yield Finding("ok", "speed", f"{rates}; a run is taken to reach {estimates.EFFICIENCY:.0%} of these")
   total_s = 0.0
   for name, cost in costs.items():
-    if (name, "train") not in splits:
+    if any((stream, "train") not in splits for stream in config[name].streams):
       yield Finding("warning", f"{name} time", "not estimated", "mend the data first")
       continue
     stage_s, finding = _stage_time(config, name, cost, splits, speed)
@@ -86,9 +86,10 @@ def time(config, costs: Costs, splits: Places) -> Iterator[Finding]:
 
 def _stage_time(config, name: str, cost: estimates.Cost, splits: Places, speed) -> tuple[float, Finding]:
   work_s, read_s = estimates.seconds(cost.step, speed, devices=devices.make_mesh(config.data.batch_size).size), 0.0
-  if (name, "train") not in _cached(config, splits):
-    threads = max(1, min(config.data.read_threads, os.cpu_count()))
-    read_s = config.data.batch_size / (splits[name, "train"].images_per_s * threads)
+  for place in ((stream, "train") for stream in config[name].streams):
+    if place not in _cached(config, splits):
+      threads = max(1, min(config.data.read_threads, os.cpu_count()))
+      read_s += config.data.batch_size / (splits[place].images_per_s * threads)
   step_s = max(work_s, read_s)
   stage_s = cost.epochs * (cost.steps_per_epoch * step_s + estimates.seconds(cost.validation, speed))
   value = (

@@ -83,7 +83,7 @@ def digest_data(config, workdir, sources: dict[tuple[str, str], pipeline.Source]
     UserError: the data of a stage that has started are not those it started with. The message names every domain and
       split that differs, and in what.
   """
-  recorded = _held(workdir)
+  recorded = _held(config, workdir)
   different, found = compare_data(config, recorded, sources)
   if different:
     raise UserError(
@@ -151,7 +151,7 @@ def write(workdir, config, data: dict, teacher: Variables | None):
 def require_same_teacher(workdir, config, found: str | None):
   """Raises a UserError if a student in `workdir` has started from a teacher whose `model_sha256` is not `found`."""
   workdir = pathlib.Path(workdir)
-  if not checkpoints.has_checkpoints(workdir / "fine") or not (workdir / "run.json").exists():
+  if not set(_started(config, workdir)) - {"coarse"} or not (workdir / "run.json").exists():
     return
   if (noted := read_run(workdir)["teacher"]) != found:
     raise UserError(
@@ -173,15 +173,20 @@ def read_run(workdir) -> dict:
   return plain
 
 
-def _held(workdir) -> Places:
+def _started(config, workdir) -> list[str]:
+  names = dict.fromkeys((*DOMAINS, *config.stages))
+  return [name for name in names if checkpoints.has_checkpoints(pathlib.Path(workdir) / name)]
+
+
+def _held(config, workdir) -> Places:
   """The recorded digests that a run must not depart from: those of all it has learnt from or is scored on.
 
-  Like config.data.fine, the fine set may still be another until Task 2 has started.
+  Like config.data.fine, the fine set may still be another until a stage after Task 1 has started.
   """
-  started = [name for name in DOMAINS if checkpoints.has_checkpoints(pathlib.Path(workdir) / name)]
+  started = _started(config, workdir)
   if not started or not (pathlib.Path(workdir) / "data.json").exists():  # Early versions wrote none.
     return {}
-  return {key: entry for key, entry in read_data(workdir).items() if "fine" in started or key[0] == "coarse"}
+  return {key: entry for key, entry in read_data(workdir).items() if started != ["coarse"] or key[0] == "coarse"}
 
 
 def _processor() -> str:

@@ -16,9 +16,10 @@ from minec2f_jax import console, files
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import record
 from minec2f_jax.experiment.checks import check_fields
-from minec2f_jax.experiment.data import open_source
+from minec2f_jax.experiment.data import open_source, trained
 from minec2f_jax.experiment.run import train
-from minec2f_jax.experiment.stages import first_difference, load_stage, stages_of, wire
+from minec2f_jax.experiment.selection import FILE
+from minec2f_jax.experiment.stages import first_difference, load_stage, wire
 from minec2f_jax.methods import Variables
 from minec2f_jax.training import checkpoints
 from minec2f_jax.training.logging import read_metrics
@@ -124,6 +125,8 @@ def compare(config, workdir: pathlib.Path, other: pathlib.Path) -> list[Comparis
       models = 2 * [load_stage(config, name, wired.method, config.teacher)]
       continue
     models = [load_stage(config, name, wired.method, folder, prior) for folder, prior in zip(folders, models)]
+    if "selection" in config[name]:
+      compared.append(_compare_numbers(f"{name} selection", *(_selected(folder / name / FILE) for folder in folders)))
     compared += [
       _compare_numbers(f"{name} history", *(_history(folder / name / "metrics.jsonl") for folder in folders)),
       _compare_numbers(f"{name} end", *(checkpoints.read_json(folder / name / "finished.json") for folder in folders)),
@@ -139,12 +142,8 @@ def _with_tuples(value):
   return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _trained(config) -> list[str]:
-  return [name for name in stages_of(config) if not (name == "coarse" and config.teacher)]
-
-
 def _require_finished(config, workdir: pathlib.Path):
-  wanted = [f"{name}/finished.json" for name in _trained(config)] + ["results.json", "data.json", "run.json"]
+  wanted = [f"{name}/finished.json" for name in trained(config)] + ["results.json", "data.json", "run.json"]
   if missing := [name for name in wanted if not (workdir / name).is_file()]:
     raise UserError(
       f"{workdir} holds no {', '.join(missing)}: the run has not finished, or an earlier version made it. Finish it "
@@ -185,6 +184,13 @@ def _history(path: pathlib.Path) -> dict[str, float | None]:
     for name, value in line.items()
     if name != _PACE
   }
+
+
+def _selected(path: pathlib.Path) -> dict[str, float | None]:
+  """{"score of 17": 0.5, "17 is kept": 1, ...}."""
+  noted = checkpoints.read_json(path)
+  scores = {f"score of {name}": score for name, score in noted["scores"].items()}
+  return {**scores, **{f"{name} is kept": int(name in noted["ids"]) for name in noted["scores"]}}
 
 
 def _scores(path: pathlib.Path) -> dict[str, float | None]:

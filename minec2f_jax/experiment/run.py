@@ -13,17 +13,21 @@ from minec2f_jax import console, devices, files
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import record
 from minec2f_jax.experiment.checks import check_fields, check_networks
-from minec2f_jax.experiment.data import DOMAINS, open_sources
+from minec2f_jax.experiment.data import open_sources
 from minec2f_jax.experiment.report import report
+from minec2f_jax.experiment.selection import training_sources
 from minec2f_jax.experiment.stages import (
   first_difference,
   load_stage,
   make_stage,
   programs_of,
+  stage_number,
+  stages_in,
   starting,
   warn_of_slow_statistics,
   wire,
 )
+from minec2f_jax.methods import METHODS
 from minec2f_jax.models import factory, pretrained
 from minec2f_jax.training import checkpoints, trainer
 
@@ -57,21 +61,23 @@ def _train(config, workdir: pathlib.Path, cache, opener):
   check_same_run(workdir, config)
   wired, models, prior = wire(config, encoder, programs), {}, None
   if config.teacher:
-    prior = models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
+    models["coarse"] = load_stage(config, "coarse", wired["coarse"].method, config.teacher)
     console.say(f"[coarse] the teacher is that of {config.teacher}")
   sources = opener(config)
   data = record.digest_data(config, workdir, sources)
   if devices.is_first():
     files.write_text(workdir / "config.json", json.dumps(_plain(config), indent=2, sort_keys=True) + "\n")
     record.write(workdir, config, data, models.get("coarse"))
-  for number, name in enumerate(DOMAINS):
-    if name in wired and name not in models:
+  for name in wired:
+    if name not in models:
       dtype = factory.resolve_dtype(config.model.get("dtype", "float32"))
       console.say(f"[{name}] {config[name].method} in {dtype}, on {devices.describe(config.data.batch_size)}")
-      stage = make_stage(config, name, wired[name], sources[name, "train"], sources[name, "validation"])
+      learnt = training_sources(config, name, wired, models, sources, workdir / name)
+      stage = make_stage(config, name, wired[name], learnt, sources[config[name].validation, "validation"])
       warn_of_slow_statistics(config, stage)
-      key = jax.random.fold_in(jax.random.key(config.seed), number)
-      prior = models[name] = trainer.run_stage(stage, key, prior, workdir / name)
+      key = jax.random.fold_in(jax.random.key(config.seed), stage_number(config, name))
+      models[name] = trainer.run_stage(stage, key, prior, workdir / name)
+    prior = models[name]
   if devices.is_first():
     report(config, workdir, wired, models, sources)
 
@@ -141,27 +147,40 @@ def evaluate(config, workdir, *, cache=None):
 
 def check_same_run(workdir: pathlib.Path, config):
   """Raises a UserError if the checkpoints in `workdir` come from another config."""
-  started = [name for name in DOMAINS if checkpoints.has_checkpoints(workdir / name)]
-  if started:
+  if started := stages_in(workdir):
     found = checkpoints.read_json(workdir / "config.json")
     if not isinstance(found, dict):
       raise UserError(f"{workdir / 'config.json'}: is not what a run writes; restore it, or give another --workdir.")
+    order = _stages(found)
+    started.sort(key=lambda name: order.index(name) if name in order else -1)
     if different := first_difference(_settled(found, started), _settled(_plain(config), started), "config"):
       raise UserError(f"{workdir} holds a run with another {different}. Give another --workdir, or delete that one.")
 
 
 def _settled(plain: dict, started: list[str]) -> dict:
-  """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage."""
-  plain = {**plain, "pretrained": bool(plain.get("pretrained"))}  # It may lie elsewhere by now: its hash counts.
-  plain.pop("checkpoint_minutes", None)
+  """`plain` without what may still change: what no checkpoint depends on, and the length of the last stage.
+
+  Stages that have not started may be taken out, changed or added after those that have.
+  """
+  is_stage = lambda value: isinstance(value, dict) and "method" in value
+  begun = [place for place, name in enumerate(_stages(plain), start=1) if name in started]
+  used = [plain[name]["method"] for name in started if is_stage(plain.get(name))]
+  idle = {kind.section for method, kind in METHODS.items() if method not in used}
+  idle |= {name for name, value in plain.items() if is_stage(value) and name not in started}
+  plain = {name: value for name, value in plain.items() if name not in idle | {"checkpoint_minutes"}}
+  plain["pretrained"] = bool(plain.get("pretrained"))  # It may lie elsewhere by now: its hash counts.
+  plain["stages"] = _stages(plain)[: max(begun, default=0)]
   free = {"data": {"cache_gb", "device_gb", "read_threads"}, "model": {"dtype"}, started[-1]: {"epochs"}}
-  if "fine" not in started:
-    plain = {key: value for key, value in plain.items() if key not in ("fine", "distillation", "stages")}
+  if started == ["coarse"]:
     free["data"] |= {"fine"}
   return {
     key: {k: v for k, v in value.items() if k not in free.get(key, ())} if isinstance(value, dict) else value
     for key, value in plain.items()
   }
+
+
+def _stages(plain: dict) -> list:
+  return plain["stages"] if isinstance(plain.get("stages"), list) else []
 
 
 def _plain(config) -> dict:

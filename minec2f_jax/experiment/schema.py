@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from minec2f_jax import distillation, metrics
 from minec2f_jax.data import sensors
-from minec2f_jax.methods import METHODS
+from minec2f_jax.experiment.data import DOMAINS
+from minec2f_jax.methods import METHODS, lwm
 from minec2f_jax.models import factory, minec2fnet, pretrained
 
 
@@ -68,7 +69,6 @@ def _with_defaults(fields: Table) -> Table:
   return {name: field._replace(needed=False) for name, field in fields.items()}
 
 
-STAGES = (("coarse",), ("fine",), ("coarse", "fine"))
 # Scores that grow with the quality of a model; the others count images and pixels.
 SCORES = tuple(name for name in metrics.ConfusionMatrix.empty().compute() if not name.startswith("num_"))
 
@@ -88,19 +88,27 @@ EPSILON = number(1e-12, 0.1)  # Added to what is divided by: no zero, in float32
 BATCH_NORM = {"bn_momentum": number(0.0, 0.9999), "bn_epsilon": EPSILON}  # 1 would never leave the first statistics.
 
 
-def _stage(name: str) -> Table:
-  return {
-    "method": one_of(*METHODS),
-    "stream": one_of(name, remedy=f"give {name!r}: a stage learns the data of its own name"),
-    "epochs": COUNT,
-    "init_from_prior": FLAG,
-    "loss": {
-      **dict.fromkeys(("bce", "dice", "ssim", "boundary"), WEIGHT),
-      "dice_kind": one_of("soft", "generalized"),
-      "dice_reduce": one_of("batch", "image"),
-      "ssim_kind": one_of("ssim", "ssl"),
-    },
-  }
+STAGE = {
+  "method": one_of(*METHODS),
+  "streams": some_of(DOMAINS, least=1),
+  "sampling": one_of("each", "union")._replace(needed=False),
+  "validation": one_of(*DOMAINS),
+  "epochs": COUNT,
+  "init_from_prior": FLAG,
+  "loss": {
+    **dict.fromkeys(("bce", "dice", "ssim", "boundary"), WEIGHT),
+    "dice_kind": one_of("soft", "generalized"),
+    "dice_reduce": one_of("batch", "image"),
+    "ssim_kind": one_of("ssim", "ssl"),
+  },
+}
+SELECTION = {
+  "judge": TEXT,
+  "stream": one_of(*DOMAINS),
+  "score": one_of("iou", "f1"),
+  "least": number(0.0, 2.0),  # Scores end at 1: more keeps nothing.
+  "most": whole(0, 10**9),
+}
 
 
 def _domain(coarsen_gsd_m: Field) -> Table:
@@ -140,9 +148,25 @@ OPTIMIZER = {
   "stop_patience": COUNT,
 }
 
+_SOFT_TARGETS = {"temperature": number(0.01, 1000.0), "temperature_squared": FLAG}
+# Of methods that have sections of their own; but for "distillation", which all configs have.
+METHOD_SECTIONS = {
+  "lwf": {"weight": WEIGHT, **_SOFT_TARGETS},
+  "lwm": {
+    **dict.fromkeys(("distillation_weight", "attention_weight"), WEIGHT),
+    **_SOFT_TARGETS,
+    "layer": one_of(*lwm.LAYERS),
+    "second_order": FLAG,
+    "epsilon": number(1e-18, 0.1),  # The square of less is 0 in float32.
+  },
+}
+
 FIELDS = {
   "seed": whole(0, 2**32 - 1),  # JAX drops higher bits in silence.
-  "stages": Field(lambda x: _are_texts(x) and tuple(x) in STAGES, f"give one of {STAGES}"),
+  "stages": Field(
+    lambda x: _are_texts(x) and len(set(x)) == len(x) > 0 and all(map(_may_be_stage, x)),
+    'give a tuple of sections of the config that are stages, each once, as in ("coarse", "fine")',
+  ),
   "teacher": TEXT_OR_NONE,
   "pretrained": TEXT_OR_NONE,
   "pretrained_adapter": one_of(*pretrained.ADAPTERS),
@@ -151,8 +175,8 @@ FIELDS = {
   "checkpoint_minutes": number(0.1, 10_000, "number of minutes"),
   "data": DATA,
   "optimizer": OPTIMIZER,
-  "coarse": _stage("coarse"),
-  "fine": _stage("fine"),
+  "coarse": STAGE,
+  "fine": STAGE,
   "distillation": {
     "weight": WEIGHT,
     "selection": one_of(*distillation.SELECTIONS),
@@ -223,7 +247,7 @@ def faults(config: ConfigDict) -> dict[str, str]:
     sections = ARCHITECTURES[architecture]
   else:  # It is named; what its sections may hold is anyone's guess.
     sections = dict.fromkeys(model, _ANYTHING)
-  table = {**FIELDS, "model": {**sections, **MODEL}}
+  table = {**FIELDS, **named_sections(config), "model": {**sections, **MODEL}}
   known = list(paths(table))
 
   def sentence(where, value, remedy):
@@ -236,7 +260,40 @@ def faults(config: ConfigDict) -> dict[str, str]:
     hint = f"did you mean config.{near[0]}?" if near else "take it out."
     return f"config.{where}={shown(value)}: there is no such field{kind}; {hint}"
 
-  return {where: sentence(where, value, remedy) for where, value, remedy in _misfits(config, table, "")}
+  misfits = list(_misfits(config, table, ""))
+  if absent := [name for name in _named_stages(config) if name not in config and name not in DOMAINS]:
+    misfits.append(("stages", config.stages, f"there is no section {', '.join(absent)}; name sections that are stages"))
+  return {where: sentence(where, value, remedy) for where, value, remedy in misfits}
+
+
+def _may_be_stage(name: str) -> bool:
+  """Whether a stage may be called so: its section and its folder must be its own."""
+  taken = {*FIELDS, *METHOD_SECTIONS, "model", "reproduction"} - set(DOMAINS)
+  return name.isidentifier() and len(name) <= 64 and name not in taken
+
+
+def stages_in(config: ConfigDict) -> tuple[str, ...]:
+  """All sections that are stages: those named after a domain, and what config.stages names besides."""
+  return tuple(dict.fromkeys((*DOMAINS, *(name for name in _named_stages(config) if name in config))))
+
+
+def _named_stages(config: ConfigDict) -> tuple[str, ...]:
+  named = config.get("stages")
+  return tuple(named) if FIELDS["stages"].fits(named) else ()
+
+
+def named_sections(config: ConfigDict) -> Table:
+  """What the sections of stages and of methods may hold that not every config has."""
+  sections, methods = {}, set()
+  for name in stages_in(config):
+    section = config.get(name)
+    if isinstance(section, ConfigDict):
+      methods.add(str(section.get("method")))
+      sections[name] = {**STAGE, "selection": SELECTION} if "selection" in section else STAGE
+    else:
+      sections[name] = STAGE
+  needed = {name for name in METHOD_SECTIONS if name in methods or name in config}
+  return sections | {name: METHOD_SECTIONS[name] for name in needed}
 
 
 def _misfits(section: ConfigDict, table: Table, path: str) -> Iterator[tuple[str, Any, str]]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,15 +11,17 @@ import numpy as np
 
 from minec2f_jax import console, devices
 from minec2f_jax import methods as methods_lib
-from minec2f_jax.data import feed, pipeline
+from minec2f_jax.data import feed, pipeline, resident
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
-from minec2f_jax.experiment.data import DOMAINS, make_normalize, make_prepare
+from minec2f_jax.experiment.data import DOMAINS, make_normalize, make_prepare, trained
 from minec2f_jax.methods import Method, Variables
 from minec2f_jax.methods.base import with_encoder
 from minec2f_jax.models import pretrained
 from minec2f_jax.programs import NOT_KEPT, Programs, identity
 from minec2f_jax.training import checkpoints, optimizers, trainer
+
+UNION = "union"  # The one stream that several become where a batch is drawn from all of them together.
 
 
 class Wired(NamedTuple):
@@ -46,6 +48,24 @@ def stages_of(config) -> tuple[str, ...]:
   return ("coarse", *config.stages) if config.teacher and "coarse" not in config.stages else tuple(config.stages)
 
 
+def stage_number(config, name: str) -> int:
+  """What tells the random draws of stages apart: of those named after a domain the same whatever comes before them."""
+  others = [stage for stage in stages_of(config) if stage not in DOMAINS]
+  return DOMAINS.index(name) if name in DOMAINS else len(DOMAINS) + others.index(name)
+
+
+def batch_streams(settings) -> tuple[str, ...]:
+  """The streams of a batch of a stage with these settings."""
+  together = settings.get("sampling", "each") == "union" and len(settings.streams) > 1
+  return (UNION,) if together else tuple(settings.streams)
+
+
+def stages_in(workdir) -> list[str]:
+  """The stages that have saved a checkpoint in a run's folder."""
+  folders = pathlib.Path(workdir).iterdir() if pathlib.Path(workdir).is_dir() else ()
+  return sorted(folder.name for folder in folders if folder.is_dir() and checkpoints.has_checkpoints(folder))
+
+
 def wire(config, encoder: pretrained.Encoder | None = None, programs: Programs = NOT_KEPT) -> dict[str, Wired]:
   """The functions of every stage that takes part; those that start from nothing earlier get `encoder`'s weights."""
   normalize = make_normalize(config)
@@ -60,15 +80,14 @@ def wire(config, encoder: pretrained.Encoder | None = None, programs: Programs =
 
 def starting(config) -> list[str]:
   """The stages that are trained and take nothing from an earlier one."""
-  trained = [name for name in stages_of(config) if not (name == "coarse" and config.teacher)]
-  return [name for name in trained if not config[name].init_from_prior]
+  return [name for name in trained(config) if not config[name].init_from_prior]
 
 
 def stage_spec(config, name: str) -> dict:
   """What the weights of stage `name` expect of whoever loads them; plain JSON."""
   data, model = config.data, config.model.to_dict()
   model.pop("dtype", None)  # Weights are float32 whatever the network computes in.
-  if config[name].method == "supervised":
+  if config[name].method != "attentive_distillation":
     model.pop("fusion", None)  # A teacher has none, and serves students with any.
   return json.loads(
     json.dumps(
@@ -84,13 +103,23 @@ def stage_spec(config, name: str) -> dict:
 
 
 def make_stage(
-  config, name: str, wired: Wired, train_source: pipeline.Source, validation_source: pipeline.Source
+  config,
+  name: str,
+  wired: Wired,
+  train: pipeline.Source | Mapping[str, pipeline.Source],
+  validation_source: pipeline.Source,
 ) -> trainer.Stage:
-  """Stage `name` of `config`, learning one source and watching the other."""
+  """Stage `name` of `config`, learning from `train` and watching `validation_source`.
+
+  `train` is {stream: its samples}, or one source for all streams. An epoch is once through the longest stream.
+  """
   settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
-  steps_per_epoch = max(1, len(train_source) // batch_size)
+  streams = train if isinstance(train, Mapping) else dict.fromkeys(settings.streams, train)
+  if batch_streams(settings) == (UNION,):
+    streams = {UNION: resident.join(streams)}
+  steps_per_epoch = max(1, max(map(len, streams.values())) // batch_size)
   stage_feed = feed.make_feed(
-    {settings.stream: train_source},
+    streams,
     batch_size=batch_size,
     seed=config.seed,
     num_threads=config.data.read_threads,
@@ -141,10 +170,9 @@ def load_stage(config, name: str, method: Method, run_folder, prior: Variables |
   run_folder = pathlib.Path(run_folder).expanduser().absolute()
   folder = run_folder if (run_folder / "stage.json").exists() else run_folder / name
   if not checkpoints.has_checkpoints(folder):
-    found = [domain for domain in DOMAINS if checkpoints.has_checkpoints(run_folder / domain)]
     raise UserError(
-      f"{run_folder} holds no checkpoint of the stage {name!r} (stages with checkpoints: {found or 'none'}). Give the "
-      f"workdir of a run that has trained {name!r}."
+      f"{run_folder} holds no checkpoint of the stage {name!r} (stages with checkpoints: "
+      f"{stages_in(run_folder) or 'none'}). Give the workdir of a run that has trained {name!r}."
     )
   with contextlib.closing(checkpoints.Checkpoints(folder, read_only=True)) as saver:
     wanted = stage_spec(config, name)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment.checks import check_fields
 from minec2f_jax.experiment.data import DOMAINS, places
+from minec2f_jax.methods import METHODS
 from minec2f_jax.training import checkpoints
 
 _FIELDS = {"title", "seeds", "base", "rows", "order"}
@@ -115,10 +116,10 @@ def _settle(config: ConfigDict, name: str, seed: int, workdir: pathlib.Path) -> 
   found = row_config(config, name, seed)
   if tuple(found.stages) == ("coarse",):
     return _task_1(config.base, found), None
-  if tuple(found.stages) != ("coarse", "fine") or found.teacher:
+  if found.stages[0] != "coarse" or found.teacher:
     return found, None
   teacher = _task_1(config.base, found)
-  found.stages, found.teacher = ("fine",), str(teacher_folder(teacher, workdir))
+  found.stages, found.teacher = tuple(found.stages[1:]), str(teacher_folder(teacher, workdir))
   return found, teacher
 
 
@@ -135,6 +136,8 @@ def _task_1(base: ConfigDict, config: ConfigDict) -> ConfigDict:
   """Task 1 of `config` alone, with the base's values wherever Task 1 does not depend on them."""
   teacher = copy.deepcopy(config)
   teacher.stages, teacher.fine, teacher.distillation = ("coarse",), base.fine, base.distillation
+  for name in set(teacher) - set(base) - {METHODS[config.coarse.method].section}:  # Other methods' and stages'.
+    del teacher[name]
   if config.coarse.method == "supervised" and "fusion" in config.model:
     teacher.model.fusion = base.model.fusion
   return copy.deepcopy(teacher)

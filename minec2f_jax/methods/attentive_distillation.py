@@ -18,8 +18,8 @@ def make_method(config, stage) -> base.Method:
   Args:
     config: mapping with `model` (see `models.factory`) and `distillation` (`weight`, and the keywords of
       `distillation.distillation_loss`).
-    stage: mapping with `stream`, `loss` (keywords of `losses.segmentation_loss`, Eq. 3) and `init_from_prior`
-      (start the student's encoder and decoder from the teacher's).
+    stage: mapping with `streams` (the one that is learned), `loss` (keywords of `losses.segmentation_loss`, Eq. 3) and
+      `init_from_prior` (start the student's encoder and decoder from the teacher's).
 
   Returns:
     A `Method`; `trainable` is the student's parameters, `extra` its `{"batch_stats"}`, `frozen` the teacher's
@@ -37,12 +37,7 @@ def make_method(config, stage) -> base.Method:
     return {**outputs["features"], "decoder": outputs["decoder"]}, outputs["logits"]
 
   def init(key, image, prior):
-    if prior is None:
-      raise ValueError(
-        'attentive distillation needs a teacher: put "coarse" before "fine" in config.stages, or give the '
-        "workdir of a finished Task 1 as config.teacher."
-      )
-    frozen = base.copy_tree({"params": prior.trainable, "batch_stats": prior.extra["batch_stats"]})
+    frozen = base.make_teacher(prior)
     features, _ = jax.eval_shape(run_teacher, frozen, image)
     features = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
     variables = student.init(key, image, features)
@@ -53,16 +48,9 @@ def make_method(config, stage) -> base.Method:
     return base.Variables(trainable, frozen, {"batch_stats": batch_stats})
 
   def loss(trainable, frozen, extra, batch, key):
-    stream = batch[stage["stream"]]
+    stream = batch[stage["streams"][0]]
     features, teacher_logits = run_teacher(frozen, stream["image"])
-    outputs, updates = student.apply(
-      {"params": trainable, **extra},
-      stream["image"],
-      features,
-      train=True,
-      mutable=["batch_stats"],
-      rngs={"dropout": key},
-    )
+    outputs, extra = base.apply_in_training(student, trainable, extra, key, stream["image"], features)
     label, valid = stream["label"], stream["valid"]
     logits, teacher_logits = outputs["logits"][..., 0], teacher_logits[..., 0]
     value, metrics = losses.segmentation_loss(logits, label, valid, **loss_weights)
@@ -71,7 +59,7 @@ def make_method(config, stage) -> base.Method:
       selected = distillation.selection_mask(logits, teacher_logits, label, valid, selection=selection)
       value += weight * transferred
       metrics = {**metrics, "distillation": transferred, "distilled_share": ops.masked_mean(selected, valid)}
-    return value, (dict(updates), metrics)
+    return value, (extra, metrics)
 
   def logits(trainable, frozen, extra, image):
     features, _ = run_teacher(frozen, image)

@@ -44,6 +44,28 @@ def copy_tree(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
+def make_teacher(prior: Variables | None) -> PyTree:
+  """A frozen copy of what the earlier stage left, `{"params", "batch_stats"}`.
+
+  Raises:
+    ValueError: if there is no earlier stage.
+  """
+  if prior is None:
+    raise ValueError(
+      'the method needs a teacher: put "coarse" before "fine" in config.stages, or give the workdir of a finished '
+      "Task 1 as config.teacher."
+    )
+  return copy_tree({"params": prior.trainable, "batch_stats": prior.extra["batch_stats"]})
+
+
+def apply_in_training(model, trainable: PyTree, extra: PyTree, key: jax.Array, *inputs) -> tuple[PyTree, PyTree]:
+  """(what a network answers with the batch's statistics and dropout, the new `extra`)."""
+  outputs, updates = model.apply(
+    {"params": trainable, **extra}, *inputs, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+  )
+  return outputs, dict(updates)
+
+
 def with_encoder(method: Method, variables: PyTree) -> Method:
   """`method`, started with pretrained weights in place of random ones; what is frozen, a teacher, stays as it is.
 

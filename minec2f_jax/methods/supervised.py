@@ -13,7 +13,7 @@ def make_method(config, stage) -> base.Method:
 
   Args:
     config: mapping with `model` (see `models.factory`).
-    stage: mapping with `stream` (which stream is learned), `loss` (keywords of `losses.segmentation_loss`) and
+    stage: mapping with `streams` (the one that is learned), `loss` (keywords of `losses.segmentation_loss`) and
       `init_from_prior` (start from the parameters of the earlier stage instead of at random).
 
   Returns:
@@ -36,12 +36,10 @@ def make_method(config, stage) -> base.Method:
 
   def loss(trainable, frozen, extra, batch, key):
     del frozen
-    stream = batch[stage["stream"]]
-    outputs, updates = model.apply(
-      {"params": trainable, **extra}, stream["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key}
-    )
+    stream = batch[stage["streams"][0]]
+    outputs, extra = base.apply_in_training(model, trainable, extra, key, stream["image"])
     value, parts = losses.segmentation_loss(outputs["logits"][..., 0], stream["label"], stream["valid"], **loss_weights)
-    return value, (dict(updates), parts)
+    return value, (extra, parts)
 
   def logits(trainable, frozen, extra, image):
     del frozen

@@ -39,6 +39,12 @@ def pad_image(image):
   return jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
 
 
+def pad_mask(mask):
+  """[B, H', W'] bool of [B, H, W]: what `pad_image` adds is False."""
+  height, width = mask.shape[1:3]
+  return jnp.pad(mask, ((0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)))
+
+
 def crop(x, size):
   """What belongs to the unpadded image: [B, H, W, C] of [B, H', W', C] for `size` (H, W).
 

@@ -6,8 +6,7 @@ SCORES = ("accuracy", "iou_background", "iou_mine", "miou", "f1_background", "f1
 TEXTS = {
   "monitor": SCORES,
   "data.sensor": ("auto", "reflectance", "hls"),
-  "coarse.stream": ("coarse",),
-  "fine.stream": ("fine",),
+  "validation": ("coarse", "fine"),
   "dice_kind": ("soft", "generalized"),
   "dice_reduce": ("batch", "image"),
   "ssim_kind": ("ssim", "ssl"),
@@ -132,8 +131,9 @@ def _may_be_adapted(path, value, plain, stages):
 
 
 def _may_be_stages(path, value, plain, stages):
-  alone = [["fine"]] if plain["fine"]["method"] == "supervised" else []  # The other method needs a teacher.
-  return isinstance(value, tuple | list) and list(value) in [["coarse"], ["coarse", "fine"], *alone]
+  # The other method needs a teacher, and nobody else comes before it.
+  first = [["fine"], ["fine", "coarse"]] if plain["fine"]["method"] == "supervised" else []
+  return isinstance(value, tuple | list) and list(value) in [["coarse"], ["coarse", "fine"], *first]
 
 
 def _may_be_method(path, value, plain, stages):
@@ -192,6 +192,7 @@ CONTEXT = {
   "input_adapter": _may_be_adapted,
   "stages": _may_be_stages,
   "bands": lambda path, value, *_: _may_name(path, value, ROLES, 1),
+  "streams": lambda path, value, *_: _may_name(path, value, ("coarse", "fine"), 1) and len(value) == 1,
   "levels": lambda path, value, *_: _may_name(path, value, ("c1", "c2", "c3", "c4", "c5", "decoder")),
   "builder": lambda path, value, *_: isinstance(value, str) and value in ("", "mining_demo"),
   "architecture": lambda path, value, *_: isinstance(value, str) and value == "prithvi",

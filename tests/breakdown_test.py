@@ -73,22 +73,24 @@ class BreakdownTest(parameterized.TestCase):
     self.assertEqual(names(groups["commodity"]), ["unknown"])
 
   @parameterized.parameters(
-    (0.0, "< 1 km²"), (0.99, "< 1 km²"), (1.0, "1–10 km²"), (9.81, "1–10 km²"), (10, "10–100 km²"), ("250", "≥ 100 km²")
+    (0.0, "no mine"),
+    (1e-4, "< 1 km²"),
+    (0.99, "< 1 km²"),
+    (1.0, "1–10 km²"),
+    (9.81, "1–10 km²"),
+    (10, "10–100 km²"),
+    ("250", "≥ 100 km²"),
   )
   def test_an_area_on_an_edge_belongs_to_the_upper_bin(self, area, name):
     self.assertEqual(names(breakdown.breakdown(confusion(1), [{"area_km2": area}])["mine size"]), [name])
 
   def test_sizes_ascend_and_edges_can_be_given(self):
-    metadata = [{"area_km2": area} for area in (300, 0.1, 5, 50)]
-    self.assertEqual(names(breakdown.breakdown(confusion(2), [{}, metadata[0]])["mine size"]), ["≥ 100 km²", "unknown"])
-    self.assertEqual(
-      names(breakdown.breakdown(confusion(4), metadata)["mine size"]),
-      ["< 1 km²", "1–10 km²", "10–100 km²", "≥ 100 km²"],
-    )
-    self.assertEqual(
-      names(breakdown.breakdown(confusion(4), metadata, edges_km2=[2.5])["mine size"]), ["< 2.5 km²", "≥ 2.5 km²"]
-    )
-    self.assertEqual(names(breakdown.breakdown(confusion(4), metadata, edges_km2=[])["mine size"]), ["all"])
+    metadata = [{"area_km2": area} for area in (300, 0.1, 5, 0, 50)]
+    sizes = lambda given, **edges: names(breakdown.breakdown(confusion(len(given)), given, **edges)["mine size"])
+    self.assertEqual(sizes([{}, metadata[0]]), ["≥ 100 km²", "unknown"])
+    self.assertEqual(sizes(metadata), ["no mine", "< 1 km²", "1–10 km²", "10–100 km²", "≥ 100 km²"])
+    self.assertEqual(sizes(metadata, edges_km2=[2.5]), ["no mine", "< 2.5 km²", "≥ 2.5 km²"])
+    self.assertEqual(sizes(metadata, edges_km2=[]), ["no mine", "all"])
 
   def test_factors_can_be_combined(self):
     metadata = [
@@ -118,6 +120,8 @@ class BreakdownTest(parameterized.TestCase):
     counts = np.array([[[0, 5], [400, 600]], [[9, 0], [0, 0]]])
     matrix = metrics.ConfusionMatrix(counts)
     np.testing.assert_allclose(breakdown.mine_areas_km2(matrix, 10.0), [0.1, 0])
+    unseen = matrix.merge(metrics.ConfusionMatrix(np.zeros((1, 2, 2), np.int64)))
+    np.testing.assert_allclose(breakdown.mine_areas_km2(unseen, 10.0), [0.1, 0, math.nan])
     np.testing.assert_allclose(breakdown.mine_areas_km2(matrix, [30.0, math.nan]), [0.9, math.nan])
     np.testing.assert_allclose(breakdown.mine_areas_km2(matrix, [[10.0, 20.0], [10.0, 10.0]]), [0.2, 0])
 

@@ -9,6 +9,7 @@ import numpy as np
 from minec2f_jax import metrics
 
 UNKNOWN = "unknown"
+NO_MINE = "no mine"  # The first of the sizes.
 # Name of a factor -> key of an image's metadata. `product` is the sensor family, as data.folder has it.
 FACTORS = {
   "climate zone": "climate_zone",
@@ -88,13 +89,16 @@ def breakdown(
 def mine_areas_km2(confusion: metrics.ConfusionMatrix, gsd_m) -> np.ndarray:
   """[N] km2 of labelled mine on valid pixels, for data that tell no area: less than the mine's where the image cuts it.
 
+  NaN for an image without a valid pixel.
+
   Args:
     confusion: of N images.
     gsd_m: pixel size in metres: a number, [N], or [N, 2] (height, width); NaN where unknown.
   """
   sides = np.asarray(gsd_m, np.float64)
   pixel_m2 = sides.prod(axis=1) if sides.ndim == 2 and sides.shape[1] == 2 else sides.reshape(-1) ** 2
-  return confusion.counts[:, 1].sum(axis=1) * pixel_m2 / 1e6
+  seen = confusion.counts.sum(axis=(1, 2)) > 0
+  return np.where(seen, confusion.counts[:, 1].sum(axis=1) * pixel_m2 / 1e6, np.nan)
 
 
 def _group(factor, name, places, confusion, min_images) -> Group:
@@ -118,6 +122,8 @@ def _size(value, edges_km2) -> tuple[int, str]:
     return len(edges_km2) + 1, UNKNOWN
   if area < 0:
     raise ValueError(f"area_km2={value!r} must not be negative")
+  if area == 0:
+    return -1, NO_MINE
   place = int(np.searchsorted(edges_km2, area, side="right"))
   ends = [f"{edge:g}" for edge in edges_km2]
   if not ends:

@@ -109,7 +109,7 @@ def _intervals(found: Assessment, groups: Sequence[str], seed: int) -> dict[str,
 def _groups(found: Assessment, details: Sequence[Mapping]) -> tuple[dict[str, list[dict]], bool]:
   """(groups of every factor of which anything is known, whether a size is the label's)."""
   areas = breakdown.mine_areas_km2(found.confusion, [told.get("gsd_m", (math.nan, math.nan)) for told in details])
-  by_label = [area > 0 and "area_km2" not in told for told, area in zip(details, areas.tolist())]
+  by_label = [area >= 0 and "area_km2" not in told for told, area in zip(details, areas.tolist())]
   known = [{**told, "area_km2": area} if own else told for told, area, own in zip(details, areas.tolist(), by_label)]
   result = {}
   for factor, groups in breakdown.breakdown(found.confusion, known).items():

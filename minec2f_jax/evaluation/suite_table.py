@@ -21,6 +21,10 @@ from minec2f_jax.evaluation.suite_scores import (
 )
 
 SCORES = {"Acc.": "accuracy", "mF1": "mf1", "mIoU": "miou"}  # Heading -> score; the paper's three.
+_PRINTED = (
+  "“Printed” are the paper's numbers, of its own data and training: beside other data they say which order to expect, "
+  "not which height."
+)
 _TEX = {
   **{letter: rf"\{letter}" for letter in "&%_#${}"},
   **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
@@ -51,7 +55,9 @@ def texts(suite: dict) -> dict[str, str]:
       parts.append((f"{title}; pooled confusion matrix; ours on {suite['data']}", matrix))
   remarks = notes(suite)
   return {
-    "table.md": "".join(f"**{title}**\n\n{to_markdown(lines)}\n" for title, lines in parts) + "\n".join(remarks) + "\n",
+    "table.md": "".join(f"**{title}**\n\n{to_markdown(lines)}\n" for title, lines in parts)
+    + "\n\n".join(remarks)
+    + "\n",
     "table.csv": to_csv(records(suite)),
     "table.tex": "\n".join(to_latex(title, lines, remarks) for title, lines in parts),
   }
@@ -152,8 +158,7 @@ def notes(suite: dict) -> list[str]:
     f"Data of ours: {suite['data']}, {', '.join(tested) or '–'} (images). Scores are pooled over all valid pixels, at "
     "threshold 0.5, in percent; mean ± standard deviation (n − 1) over seeds "
     f"{', '.join(map(str, suite['seeds']))}. Devices: {', '.join(devices) or '–'}.",
-    "“Printed” are the paper's numbers, of its own data and training: beside other data they say which order to "
-    "expect, not which height.",
+    *([_PRINTED] if any(suite["rows"][name]["paper"] for name in suite["order"]) else []),
     "Δ: to the first and to the nearest row above, of those that are trained; mean over the seeds that both have, with "
     "its 95 % interval (Student's t); p: paired t-test over seeds, and after Holm's correction for all rows of the "
     "column. *: one seed alone; interval (bootstrap) and p "

@@ -187,7 +187,7 @@ class OverfitTest(parameterized.TestCase):
     ("finetune", finetune, {}, 100),
     ("lwf", lwf, {}, 100),
     # With its weight of 1 attention holds the student to the teacher's wide outlines.
-    ("lwm", lwm, {"lwm": {"attention_weight": 0.02}}, 300),
+    ("lwm", lwm, {"lwm": {"attention_weight": 0.01}, "optimizer": {"learning_rate": 5e-3}}, 400),
     ("replay", replay, {}, 300),  # From random weights.
   )
   def test_four_images_are_learned_by_heart_and_the_teacher_stays_bit_for_bit(self, module, overrides, steps):

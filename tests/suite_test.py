@@ -119,6 +119,7 @@ class SuiteTest(parameterized.TestCase):
         self.assertAlmostEqual(np.mean([tn / (tn + fp + fn or 1), tp / (tp + fp + fn or 1)]), result["scores"]["miou"])
     self.assertEqual([entry["seconds"] is None for entry in self.half["runs"]], [False, True, False])
     self.assertEqual(self.whole["others"], [])
+    self.assertNotIn(str(self.root), (self.folder / "suite.json").read_text())
 
   def test_all_files_are_there_and_name_the_data(self):
     for name in ("table.md", "table.tex", "table.csv"):
@@ -264,6 +265,30 @@ class PlanTest(parameterized.TestCase):
     here, there = (suite_plan.plan(suite_case.load("table4"), pathlib.Path(folder)) for folder in ("/a", "/b/c"))
     self.assertEqual(*([suite_plan.fingerprint(job.config) for job in jobs] for jobs in (here, there)))
     self.assertLen({suite_plan.fingerprint(job.config) for job in here}, len(here))
+
+  def test_a_fingerprint_is_the_same_wherever_the_data_lie(self):
+    config, found = suite_case.load("table4").base, []
+    for fine, weights in (("/a/mines", "/a/w.h5"), ("b/mines", "w.h5"), ("b/pits", "w.h5"), ("b/mines", "v.h5")):
+      config.data.fine.path, config.pretrained = fine, weights
+      found.append(suite_plan.fingerprint(config))
+    self.assertEqual((len(set(found)), found[0]), (3, found[1]))
+    prepared = [f"{root}/mining_fine/{name}/1.0.0" for root, name in (("/a", "x"), ("/b", "x"), ("/a", "y"))]
+    found = []
+    for config.data.fine.path in prepared:
+      found.append(suite_plan.fingerprint(config))
+    self.assertEqual((len(set(found)), found[0]), (2, found[1]))
+
+  def test_folders_of_one_name_are_refused(self):
+    config = suite_case.load("coarse_composition", "")
+    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    config.order, config.base.data.fine.path = ("full", "least_128"), str(root / "fine")
+    for name, folder in (("full", "a/chips"), ("least_128", "b/chips")):
+      config.rows[name].overrides.data.coarse.path = str(root / folder)
+    for folder in ("fine", "a/chips", "b/chips"):
+      (root / folder).mkdir(parents=True)
+      (root / folder / "index.csv").touch()
+    with self.assertRaisesRegex(UserError, "/a/chips, .*/b/chips: rows learn .* called 'chips' alike"):
+      suite_plan.check_suite(config)
 
   def test_a_machine_changes_no_fingerprint_and_all_else_does(self):
     config = suite_case.load("table4").base

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import pathlib
+import re
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -57,6 +58,20 @@ def check_suite(config: ConfigDict):
   if faults:
     told = " ".join(f"Row {', '.join(names)}: {fault}" for fault, names in faults.items())
     raise UserError(f"{told} (config.X of a row is config.base.X, or config.rows.ROW.overrides.X if it has its own.)")
+  _refuse_namesakes(config)
+
+
+def _refuse_namesakes(config: ConfigDict):
+  """Raises a UserError if rows learn from folders that differ, but not in what they are called."""
+  rows = [row_config(config, name, 0) for name in config.order if config.rows[name].trained]
+  known = {}
+  for path in {row.data[domain].path for row in rows for domain in DOMAINS} - {None, ""}:
+    known.setdefault(_last(path), set()).add(str(pathlib.Path(path).expanduser().absolute()))
+  if same := sorted(name for name, paths in known.items() if len(paths) > 1):
+    raise UserError(
+      f"{', '.join(sorted(known[same[0]]))}: rows learn from different folders that are called {same[0]!r} alike, and "
+      "suite.json knows data by what their folder is called; rename one of them"
+    )
 
 
 def _row_fault(config: ConfigDict, name: str) -> str:
@@ -184,8 +199,18 @@ def finished(job: Job) -> bool:
 
 
 def portable(plain: dict) -> dict:
-  """A config as JSON without what changes with the machine; a suite's own teacher by its folder's name, a hash."""
-  teacher = pathlib.PurePath(plain["teacher"] or "")
+  """A config as JSON without what changes with the machine; files and folders without what they lie in.
+
+  A suite's own teacher lies in a folder that is called by a hash of it.
+  """
   found = {name: value for name, value in plain.items() if name != "checkpoint_minutes"}
   found["data"] = {name: value for name, value in plain["data"].items() if name not in _OF_THE_MACHINE}
-  return {**found, "teacher": teacher.name} if teacher.parent.name == "teachers" else found
+  for domain in DOMAINS:
+    found["data"][domain] = {**found["data"][domain], "path": _last(found["data"][domain]["path"])}
+  return {**found, **{name: _last(found[name]) for name in ("teacher", "pretrained")}}
+
+
+def _last(path: str | None) -> str | None:
+  """What a path is called: of a prepared dataset, whose folder is a version, with the two above it."""
+  parts = pathlib.PurePath(path or "").parts
+  return "/".join(parts[-3:] if parts and re.fullmatch(r"\d+\.\d+\.\d+", parts[-1]) else parts[-1:]) or None

@@ -22,7 +22,7 @@ from minec2f_jax import files
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import suite_table
 from minec2f_jax.experiment.data import data_name
-from minec2f_jax.experiment.suite_plan import Job, fingerprint, finished, row_config
+from minec2f_jax.experiment.suite_plan import Job, fingerprint, finished, portable, row_config
 from minec2f_jax.training import checkpoints
 
 VERSION = 1
@@ -71,7 +71,7 @@ def gather(config: ConfigDict, workdir: pathlib.Path, jobs: list[Job], kept: dic
     "title": config.title,
     "data": data_name(config.base),
     "seeds": list(config.seeds),
-    "base": json.loads(config.base.to_json_best_effort()),
+    "base": portable(json.loads(config.base.to_json_best_effort())),
     "rows": {name: json.loads(config.rows[name].to_json_best_effort()) for name in config.order},
     "order": list(config.order),
     "pretrained": {

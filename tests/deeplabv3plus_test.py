@@ -166,7 +166,7 @@ class WholeTest(parameterized.TestCase):
   def test_it_learns_four_images_by_heart(self):
     model = dict(architecture="deeplabv3plus_densenet", encoder=dict(**toy.ENCODER, output_stride=16))
     model["decoder"] = dict(aspp_features=8, rates=(1, 2, 3), low_level_features=6, features=12, bn_momentum=0.9)
-    stage = dict(method="supervised", stream="fine", init_from_prior=False, loss=dict(bce=1.0, dice=1.0))
+    stage = dict(method="supervised", streams=("fine",), init_from_prior=False, loss=dict(bce=1.0, dice=1.0))
     self.assertGreater(overfit.iou_of_learnt_images({"model": model, "fine": stage}, steps=100), 0.95)
 
 

@@ -105,7 +105,7 @@ class FactoryTest(parameterized.TestCase):
       weights.write_safetensors(path, weights.random_encoder())
       encoder = factory.make_segmenter(config["model"]).encoder
       loaded = pretrained.load(path, bands=pretrained.BANDS, encoder=encoder).variables
-    stage = dict(stream="fine", loss=dict(bce=1.0), init_from_prior=False, method="supervised")
+    stage = dict(streams=("fine",), loss=dict(bce=1.0), init_from_prior=False, method="supervised")
     method = base.with_encoder(methods.make_method(config, stage), loaded)
     started = jax.jit(lambda key: method.init(key, np.zeros((1, 32, 32, 6), np.float32), None))(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, started.trainable["encoder"], loaded["params"])

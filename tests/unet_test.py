@@ -118,7 +118,7 @@ class WholeTest(parameterized.TestCase):
   def test_it_learns_four_images_by_heart(self):
     model = dict(architecture="unet_densenet", encoder=toy.ENCODER)
     model["decoder"] = dict(features=(16, 12, 8, 8, 8), bn_momentum=0.9)
-    stage = dict(method="supervised", stream="fine", init_from_prior=False, loss=dict(bce=1.0, dice=1.0))
+    stage = dict(method="supervised", streams=("fine",), init_from_prior=False, loss=dict(bce=1.0, dice=1.0))
     self.assertGreater(overfit.iou_of_learnt_images({"model": model, "fine": stage}, steps=60), 0.95)
 
 

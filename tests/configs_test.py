@@ -53,18 +53,23 @@ def _shrink(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def _key(config: ConfigDict) -> str:
+  """The same for experiments that are the same at toy size, but for numbers that change no program."""
+  shrunk = _shrink(config)
+  shrunk.optimizer.learning_rate = shrunk.distillation.temperature = 1.0
+  return suite_plan.fingerprint(shrunk)
+
+
 def _distinct_rows() -> list[tuple[str, str, str]]:
-  """(name, suite, row) of all that are trained; once where several are the same at toy size."""
-  found = {}
+  """(name, suite, row) of all that are trained; once where several are the same, none where a config is."""
+  known, found = {_key(_load(name)) for name in CONFIGS}, {}
   for table in sorted(SUITES, key=lambda name: (name == "ablations", name)):
     config = _load(f"suites.{table}")
     for row in config.order:
       if config.rows[row].trained:
-        shrunk = _shrink(suite_plan.row_config(config, row, seed=0))
-        shrunk.optimizer.learning_rate = shrunk.distillation.temperature = 1.0  # Numbers that change no program.
-        key = suite_plan.fingerprint(shrunk)
+        key = _key(suite_plan.row_config(config, row, seed=0))
         found.setdefault(key, (f"{table}_{row}", table, row))
-  return list(found.values())
+  return [entry for key, entry in found.items() if key not in known]
 
 
 ROWS = _distinct_rows()

@@ -17,22 +17,26 @@ if __name__ == "__main__":  # Before the other imports: they take a third of a s
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
-from minec2f_jax import flag_errors  # noqa: E402
+from minec2f_jax import flag_errors, map_flags  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, e.g. configs/fine_hybrid.py:demo.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, tables and figures.")
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  ["train", "evaluate", "doctor", "efficiency", "reproduce", "suite"],
+  ["train", "evaluate", "doctor", "efficiency", "reproduce", "suite", *map_flags.MODES],
   "What to do. train also evaluates at the end; evaluate scores the run in --workdir again, without --config or "
   "--config.NAME=VALUE as it was, else on what they name; doctor looks over a run before it starts; efficiency "
   "measures size and speed of the networks; reproduce trains a finished one again and compares (--config only if its "
-  "data have moved); suite trains all rows of a table "
-  "(configs/suites/) and writes it.",
+  "data have moved); suite trains all rows of a table (configs/suites/) and writes it. After training: predict maps "
+  "scenes; vectorize makes polygons with areas of maps, and compares two of them; quicklook draws a map; sample draws "
+  "points of a map to be labelled, and area estimates the mines' area from them; export writes a model for other "
+  "programs.",
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "For --mode=evaluate: folder for the results; needed where the data are not those of the run."
+  "output",
+  None,
+  "Folder for what is written. For evaluate: needed where the data are not those of the run in --workdir.",
 )
 _PREDICTIONS = flags.DEFINE_bool(
   "predictions", False, "For train and evaluate: also write every test image's probability map, as a GeoTIFF."
@@ -59,7 +63,7 @@ def main(argv):
 
   from minec2f_jax import console, devices, experiment
   from minec2f_jax.errors import UserError
-  from minec2f_jax.experiment import doctor, efficiency, reproduce, suite
+  from minec2f_jax.experiment import doctor, efficiency, map_modes, reproduce, suite
 
   cache = os.path.expanduser(_CACHE.value)
   if os.path.isfile(cache):
@@ -72,6 +76,10 @@ def main(argv):
       devices.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
       if not devices.is_first():
         console.mute()
+    programs = cache and f"{cache}/programs"
+    if _MODE.value in map_flags.MODES:
+      map_modes.run(_MODE.value, _CONFIG.value, map_flags.given(_MODE.value), cache=programs)
+      return
     run = {
       "train": functools.partial(experiment.train, predictions=_PREDICTIONS.value),
       "evaluate": functools.partial(
@@ -82,7 +90,7 @@ def main(argv):
       "doctor": lambda config, workdir, cache: doctor.doctor(config, workdir),
       "reproduce": lambda config, workdir, cache: reproduce.reproduce(workdir, config, cache=cache),
     }[_MODE.value]
-    run(_CONFIG.value, _absolute(_WORKDIR.value), cache=cache and f"{cache}/programs")
+    run(_CONFIG.value, _absolute(_WORKDIR.value), cache=programs)
   except (UserError, FloatingPointError) as error:
     _leave_at_once(1, str(error)) if _COORDINATOR.value else sys.exit(f"launch.py: {error}")
   except jax.errors.JaxRuntimeError as error:
@@ -117,16 +125,17 @@ def _absolute(path: str) -> str:
 def _add_noted_config(argv):
   """Lets --config.NAME=VALUE change what a run has noted, where it is to be evaluated and no --config is given."""
   given = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-  for name in ("mode", "workdir", "config"):
+  for name in ("mode", "workdir", "checkpoint", "config"):
     given.add_argument(f"-{name}", f"--{name}")
   try:
     found, others = given.parse_known_args(argv[1:])
   except argparse.ArgumentError:  # A flag without a value; the real parser says so.
     return
   overrides = [text for text in others if re.match("--?(no)?config[.]", text)]
-  if found.mode == "evaluate" and found.workdir and not found.config and overrides:
+  run = {"evaluate": found.workdir, **dict.fromkeys(("predict", "export"), found.checkpoint)}.get(found.mode)
+  if run and not found.config and overrides:
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "minec2f_jax", "experiment", "noted.py")
-    argv.insert(1, f"--config={path}:{found.workdir}")
+    argv.insert(1, f"--config={path}:{run}")
 
 
 def _parse_flags(argv):
@@ -136,19 +145,27 @@ def _parse_flags(argv):
     getattr(_CONFIG.value, "seed", None)  # A file that could not be loaded says so at its first use.
   except Exception as error:  # Of absl, of ml_collections, or of the config's own code, which may raise anything.
     sys.exit(f"launch.py: {flag_errors.explain(error, argv)}")
-  if _CONFIG.value is None and _MODE.value not in ("evaluate", "reproduce"):
-    sys.exit(f"launch.py: --mode={_MODE.value} needs --config, e.g. --config=configs/fine_hybrid.py.")
-  if _CONFIG.value is not None and not isinstance(_CONFIG.value, ConfigDict):
-    sys.exit(f"launch.py: the config is a {type(_CONFIG.value).__name__}: let get_config() return a ConfigDict.")
-  if not _WORKDIR.value:
-    sys.exit(f"launch.py: --workdir is {'missing' if _WORKDIR.value is None else 'empty'}: give a folder.")
-  if _OUTPUT.value is not None and _MODE.value != "evaluate":
-    sys.exit(f"launch.py: --output is for --mode=evaluate; --mode={_MODE.value} writes into --workdir.")
-  if _PREDICTIONS.value and _MODE.value not in ("train", "evaluate"):
-    sys.exit(f"launch.py: --mode={_MODE.value} makes no predictions: leave out --predictions.")
-  if several := _in_several_processes():
-    sys.exit(f"launch.py: {several}")
+  if fault := map_flags.fault(_MODE.value) or _fault_in_flags() or _in_several_processes():
+    sys.exit(f"launch.py: {fault}")
   return left
+
+
+def _fault_in_flags() -> str:
+  """What is wrong with the flags of this file; "" if nothing is."""
+  mode, config = _MODE.value, _CONFIG.value
+  if config is not None and not isinstance(config, ConfigDict):
+    return f"the config is a {type(config).__name__}: let get_config() return a ConfigDict."
+  if _PREDICTIONS.value and mode not in ("train", "evaluate"):
+    return f"--mode={mode} makes no predictions: leave out --predictions."
+  if mode in map_flags.MODES:
+    return f"--workdir is not for --mode={mode}; leave it out." if _WORKDIR.value is not None else ""
+  if config is None and mode not in ("evaluate", "reproduce"):
+    return f"--mode={mode} needs --config, e.g. --config=configs/fine_hybrid.py."
+  if not _WORKDIR.value:
+    return f"--workdir is {'missing' if _WORKDIR.value is None else 'empty'}: give a folder."
+  if _OUTPUT.value is not None and mode != "evaluate":
+    return f"--output is not for --mode={mode}, which writes into --workdir."
+  return ""
 
 
 def _in_several_processes() -> str:

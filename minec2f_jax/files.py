@@ -19,8 +19,12 @@ _UMASK = os.umask(0)  # Can only be read by setting it, which is no thing to do 
 os.umask(_UMASK)
 
 
-def write_bytes(path, content: bytes | memoryview):
+def write_bytes(path, *parts: bytes | memoryview):
   """Writes a file such that a kill, a full disk or another writer leaves the old one or the new one, never half of it.
+
+  Args:
+    path: of the file.
+    *parts: of its content, one behind the other.
 
   Raises:
     UserError: it cannot be written.
@@ -29,7 +33,7 @@ def write_bytes(path, content: bytes | memoryview):
   try:
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     with open(descriptor, "wb") as file:
-      file.write(content)
+      file.writelines(parts)
     os.chmod(partial, 0o666 & ~_UMASK)  # mkstemp lets nobody else read.
     os.replace(partial, path)
   except OSError as error:

@@ -29,6 +29,14 @@ class ConsoleTest(parameterized.TestCase):
       ["[chips] 2/4 chips, 0.2 chips/s, 10s left", "[chips] 4 chips in 20s (0.2 chips/s)"],
     )
 
+  def test_items_of_different_size_count_by_their_amount(self):
+    now, out = [0.0], io.StringIO()
+    with mock.patch("time.monotonic", lambda: now[0]), contextlib.redirect_stdout(out):
+      for _ in console.track([0.5, 0.3, 0.2], total=1.0, unit="Mpx", title="a", every_s=2.5, amount=float):
+        now[0] += 10.0
+    lines = ["[a] 0.5/1.0 Mpx, 0.05 Mpx/s, 10s left", "[a] 0.8/1.0 Mpx, 0.04 Mpx/s, 5s left"]
+    self.assertEqual(out.getvalue().splitlines(), [*lines, "[a] 1.0 Mpx in 30s (0.033 Mpx/s)"])
+
   def test_a_log_on_a_full_disk_costs_its_lines_and_nothing_more(self):
     code = "from minec2f_jax import console\nfor i in range(3): console.say('x')\nprint('end')"
     with open("/dev/full", "w") as full:

@@ -27,7 +27,7 @@ _STEP_S = 0.05
 
 def compare():
   """Steps from the same states: rounding must not add up, and AdamW's first steps follow its sign."""
-  config = toy.shrink(fine_hybrid.get_config())
+  config = toy.simplify(toy.shrink(fine_hybrid.get_config()))
   config.data.batch_size = _BATCH_SIZE
   streamed, prior, found = toy.ArraySource(2 * _BATCH_SIZE), None, {}
   sources = {"coarse": streamed, "fine": resident.hold(streamed)}

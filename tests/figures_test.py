@@ -37,6 +37,14 @@ class StretchTest(parameterized.TestCase):
     shown = figures.stretch(self.image[..., :2], self.valid, ("red", "nir"), ("red", "green", "blue"))
     np.testing.assert_array_equal(shown[..., 1], shown[..., 2])
 
+  @parameterized.parameters(
+    (BANDS, ["RGB", "SWIR 2, NIR, red"]),
+    (("red", "green", "blue", "nir"), ["RGB"]),
+    (("swir1", "nir"), ["image (swir1, nir)"]),
+  )
+  def test_no_picture_claims_bands_that_the_image_lacks(self, bands, titles):
+    self.assertEqual(list(figures.composites(bands)), titles)
+
 
 class SavePanelTest(parameterized.TestCase):
   @parameterized.parameters(True, False)

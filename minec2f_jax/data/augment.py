@@ -35,7 +35,7 @@ def augment(
   Args:
     key: a jax PRNG key.
     batch: {"image": [B, H, W, C] float, "label": [B, H, W], "valid": [B, H, W] bool, ...}; other
-      entries pass through.
+      entries pass through. Without a label there is none in the result, and all else is as with one.
     hflip: probability of a left-right flip.
     vflip: probability of an up-down flip.
     rot90: probability of a turn by k quarters, k uniform in {0, 1, 2, 3}.
@@ -50,7 +50,8 @@ def augment(
   Raises:
     ValueError: quarter turns asked for images that are not square.
   """
-  image, label, valid = batch["image"], batch["label"], batch["valid"]
+  image, valid = batch["image"], batch["valid"]
+  label = batch.get("label", jnp.zeros(valid.shape, jnp.uint8))
   chex.assert_rank(image, 4)
   chex.assert_shape([label, valid], image.shape[:3])
   height, width = image.shape[1:3]
@@ -72,7 +73,7 @@ def augment(
   )
   pulls = jax.vmap(draw)(jax.random.split(key, image.shape[0]))
   image, label, valid = jax.vmap(warp)(image, label, valid, pulls)
-  return {**batch, "image": image, "label": label, "valid": valid}
+  return {**batch, "image": image, "valid": valid} | ({"label": label} if "label" in batch else {})
 
 
 def random_pull(

@@ -1,7 +1,8 @@
 """Image chips, labels and windows of scenes from GeoTIFF files, as reflectance and validity; and writing our own."""
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import rasterio
@@ -15,6 +16,7 @@ from minec2f_jax.data.rasterfile import (
   GeoTiffError,
   Header,
   RasterFile,
+  Window,
   open_raster,
   placeless_allowed,
 )
@@ -51,9 +53,9 @@ def read_sides(path) -> tuple[float, float] | None:
     return None
 
 
-def read_place(path) -> grids.Grid:
+def read_place(path, *, drivers=DRIVERS) -> grids.Grid:
   """Where the pixels of a file lie, in its own words: crs or transform None where it has none, rows maybe askew."""
-  with open_raster(path) as file:
+  with open_raster(path, drivers=drivers) as file:
     src = file.src
     return grids.Grid(src.crs, None if src.transform.is_identity else src.transform, src.height, src.width)
 
@@ -79,6 +81,56 @@ def read_chip(path, *, roles: Sequence[str], sensor: str = "auto", max_bytes: in
     indices, known = _interpret(file, roles, sensor)
     file.check_budget(file.whole, len(indices), max_bytes)
     return _finish(_reflectance(file, indices, file.whole, known))
+
+
+def find_bands(path, *, roles: Sequence[str], sensor: str = "auto", drivers=DRIVERS) -> tuple[tuple[Band, ...], str]:
+  """(the bands of a file that play `roles`, in their order; name of the sensor to decode them with), by the header.
+
+  Args and Raises: as `read_header`.
+  """
+  with open_raster(path, drivers=drivers) as file:
+    indices, known = _interpret(file, roles, sensor)
+    return tuple(Band(file.path, index) for index in indices), known.name
+
+
+def read_windows(
+  bands: Sequence[Band],
+  windows: Iterable[Window],
+  *,
+  sensor: str = "auto",
+  drivers: Sequence[str] = DRIVERS,
+  max_bytes: int = MAX_BYTES,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Reflectance of bands in windows of the pixels that all their files share, wherever these lie.
+
+  The files stay open, and GDAL keeps blocks that windows share.
+
+  Args:
+    bands: in the wanted channel order, of one file or of several with the same pixels.
+    windows: inside the files.
+    sensor: as in `read_chip`.
+    drivers: as in `read_on_grid`.
+    max_bytes: refuse a window that would need more memory than this to decode.
+
+  Yields:
+    image [H, W, C] float32 reflectance, 0 where invalid, and valid [H, W] bool.
+
+  Raises:
+    GeoTiffError: as `read_chip`.
+  """
+  with contextlib.ExitStack() as stack:
+    opened = []
+    for path in dict.fromkeys(band.path for band in bands):
+      file = stack.enter_context(open_raster(path, drivers=drivers))
+      indices = [band.index for band in bands if band.path == path]
+      file.check_bands(indices)
+      opened.append((file, indices, _sensor_of(file, sensor, indices)))
+    for window in windows:
+      planes = {}
+      for file, indices, known in opened:
+        file.check_budget(window, len(indices), max_bytes)
+        planes |= zip([Band(file.path, i) for i in indices], _reflectance(file, indices, window, known))
+      yield _finish(np.stack([planes[band] for band in bands]))
 
 
 def read_on_grid(

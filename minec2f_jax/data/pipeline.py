@@ -83,13 +83,33 @@ class Joined:
     return self._sources[place][index - int(self._starts[place])]
 
 
+class Unlabelled:
+  """A source without its labels, for a method that must not see them.
+
+  `valid` stays as it is: it tells where reflectance and label are known, and nothing of what the label is.
+  """
+
+  def __init__(self, source: Source):
+    self.ids = tuple(source.ids)
+    self._source = source
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def __getitem__(self, index: int) -> Sample:
+    return {name: array for name, array in self._source[index].items() if name != "label"}
+
+  def details(self, index: int) -> dict:
+    return details(self._source, index)
+
+
 def sample_bytes(source: Source) -> int:
   """Memory that all of `source` takes when decoded, judged by its first sample."""
   return sum(source[0][name].nbytes for name in _FIELDS) * len(source) if len(source) else 0
 
 
 def _arrays(sample: Sample) -> Sample:
-  return {name: sample[name] for name in _FIELDS}
+  return {name: sample[name] for name in _FIELDS if name in sample}
 
 
 def train_batches(
@@ -105,7 +125,8 @@ def train_batches(
 
   Each stream is shuffled anew every pass, and a batch may span two passes: no sample is dropped, and no batch is
   short. Batch number `start_step` comes first, the same as an uninterrupted run would have drawn: the order is a
-  function of the seed and the step alone, and nothing about the readers needs to be stored.
+  function of the seed and the step alone, and nothing about the readers needs to be stored. Streams of `Unlabelled`
+  sources have no "label".
 
   Args:
     sources: stream -> its samples.
@@ -146,7 +167,7 @@ def _places(sizes: Mapping[str, int], batch_size: int, seed: int, part: tuple[in
 
 def _read(source: Source, places: np.ndarray) -> Sample:
   samples = [_arrays(source[place]) for place in places]
-  return {name: np.stack([sample[name] for sample in samples]) for name in _FIELDS}
+  return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def eval_batches(source: Source, *, batch_size: int) -> Iterator[tuple[Sample, int]]:

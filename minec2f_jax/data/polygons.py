@@ -79,7 +79,7 @@ def read_polygons(path, *, layer: str | None = None, id_column: str = "") -> Pol
   Raises:
     PolygonError: file, layer, CRS, rows or ids that are not in order.
   """
-  frame = _read_lonlat(path, layer)
+  frame = read_lonlat(path, layer)
   table = frame.drop(columns=frame.geometry.name)
   if id_column and id_column not in table:
     raise PolygonError(f"{path}: no column {id_column!r} to take ids from; there are {list(table)}")
@@ -139,8 +139,8 @@ def neighbours(polygons: Sequence[Polygon], bounds_list: Sequence[Sequence[float
   return tuple(map(tuple, found))
 
 
-def _read_lonlat(path, layer):
-  """GeoDataFrame of the file in EPSG:4326, geometries as they are."""
+def read_lonlat(path, layer: str | None = None):
+  """GeoDataFrame of a vector file in EPSG:4326, geometries as they are; path, layer and errors as `read_polygons`."""
   import geopandas  # Loads pandas and GDAL.
 
   # An existing file, or GDAL would take the name for a URL or a database.

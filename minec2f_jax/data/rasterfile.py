@@ -155,6 +155,14 @@ class RasterFile:
         f"cannot be decoded ({err.__cause__ or err})", "write the file again, or leave it out", band=band, window=place
       ) from err
 
+  def read_small(self, indices: Sequence[int], shape: tuple[int, int]) -> np.ma.MaskedArray:
+    """[C, H, W] of whole bands brought to `shape`, averaged where it shrinks, masked where a file declares no data."""
+    try:
+      size = (len(indices), *shape)
+      return self.src.read(indices, out_shape=size, resampling=enums.Resampling.average, masked=True)
+    except errors.RasterioError as err:
+      raise self.error(f"cannot be decoded ({err.__cause__ or err})", "write the file again, or leave it out") from err
+
   def holds(
     self, values: np.ndarray, indices: Sequence[int], window: Window, *, fill: float | None = None
   ) -> np.ndarray:
@@ -212,6 +220,13 @@ def open_raster(path, *, drivers: Sequence[str] = DRIVERS, allow_remote: bool = 
       f"not readable as {kind} ({type(err).__name__}: {err.__cause__ or err})",
       "write the file again, or leave it out",
     ) from err
+
+
+@contextlib.contextmanager
+def bounded_cache(max_bytes: int) -> Iterator[None]:
+  """Inside, GDAL keeps at most so many bytes of decoded blocks, in all threads; left to itself, 5 % of the memory."""
+  with rasterio.Env(GDAL_CACHEMAX=max_bytes):
+    yield
 
 
 @contextlib.contextmanager

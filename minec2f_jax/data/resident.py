@@ -21,7 +21,7 @@ class ResidentSource:
     ids: as of the source.
     arrays: what `take` needs, on the device: {"image" [N, H, W, C] uint16 or float32, "table" [65536] float32 or None,
       "label" [N, H, W] uint8, "valid" [N, H, W] bool}; of a `subset` with "rows" [n] int32, its places in these; of
-      sources that were joined (`join`) a tuple of such.
+      sources that were joined (`join`) a tuple of such; of those `without_labels` without "label".
     device_bytes: memory that they take there, all of it for a part of a source, too.
   """
 
@@ -86,6 +86,16 @@ def join(sources: Mapping[str, pipeline.Source]) -> pipeline.Source:
   return ResidentSource(joined, tuple(source.arrays for source in filled.values()))
 
 
+def without_labels(source: pipeline.Source) -> pipeline.Source:
+  """`source` as `pipeline.Unlabelled`; on the device if it is there, without another copy."""
+  bare = pipeline.Unlabelled(source)
+  if not isinstance(source, ResidentSource):
+    return bare
+  strip = lambda arrays: {name: array for name, array in arrays.items() if name != "label"}
+  parts = source.arrays
+  return ResidentSource(bare, tuple(map(strip, parts)) if isinstance(parts, tuple) else strip(parts))
+
+
 def take(arrays, indices):
   """The batch of the samples `indices` out of `ResidentSource.arrays`; traceable.
 
@@ -94,23 +104,24 @@ def take(arrays, indices):
     indices: [B] integers in 0..N-1.
 
   Returns:
-    {"image" [B, H, W, C] float32, "label" [B, H, W] uint8, "valid" [B, H, W] bool}.
+    {"image" [B, H, W, C] float32, "label" [B, H, W] uint8 if it has been left in, "valid" [B, H, W] bool}.
   """
   if isinstance(arrays, tuple):
     return _take_joined(arrays, indices)
   if "rows" in arrays:
     indices = arrays["rows"][indices]
-  image, label, valid = (arrays[name][indices] for name in ("image", "label", "valid"))
+  batch = {name: arrays[name][indices] for name in ("image", "label", "valid") if name in arrays}
   if arrays["table"] is not None:
-    image = jnp.where(valid[..., None], arrays["table"][image.astype(jnp.int32)], 0.0)
-  return {"image": image, "label": label, "valid": valid}
+    reflectance = arrays["table"][batch["image"].astype(jnp.int32)]
+    batch["image"] = jnp.where(batch["valid"][..., None], reflectance, 0.0)
+  return batch
 
 
 def _take_joined(parts, indices):
   """`take` of sources one after the other: from each a whole batch, of which every sample comes from one."""
   batch, start = None, 0
   for part in parts:
-    size = len(part["rows"] if "rows" in part else part["label"])
+    size = len(part["rows"] if "rows" in part else part["valid"])
     found = take(part, jnp.clip(indices - start, 0, size - 1))
     batch = found if batch is None else {name: _where(indices >= start, found[name], batch[name]) for name in found}
     start += size

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,6 +85,25 @@ def scan_folder(path, *, roles: Sequence[str], sensor: str = "auto", drivers=geo
   return ScanResult(tuple(scenes[name] for name in sorted(scenes)), rejected)
 
 
+def join_files(paths: Sequence, *, roles: Sequence[str], sensor: str = "auto", drivers=geotiff.DRIVERS) -> Scene:
+  """The scene that files make together, one band each or several, told by their names or by those of their bands.
+
+  They need not lie anywhere; then the scene has no footprint.
+
+  Args: as `scan_folder`.
+
+  Raises:
+    UserError: a file that cannot be read, a role without a band, or files that do not belong together.
+  """
+  layers, stems = [], []
+  for path in map(pathlib.Path, paths):
+    (folder, stem), found = _layers(path, geotiff.read_header(path, drivers=drivers))
+    layers, stems = layers + found, [*stems, stem.rstrip("._-")]
+  common = folder / (os.path.commonprefix(stems).rstrip("._-") or folder.resolve().name)
+  placed = all(layer.header.grid for layer in layers)
+  return _scene(common.name, common, layers, sensors.check_roles(roles), sensor, placed=placed)
+
+
 def _groups(root: pathlib.Path, drivers) -> tuple[dict, dict[str, str]]:
   """(what `_layers` says files have in common -> their bands, why the others were left)."""
   groups, chips, rejected = collections.defaultdict(list), collections.defaultdict(list), {}
@@ -123,7 +143,9 @@ def _apart(together: tuple[pathlib.Path, str], layers: Sequence[_Layer]) -> Iter
     yield pathlib.Path(path), [layer for layer in layers if layer.alone or layer.band.path == path]
 
 
-def _scene(name: str, common: pathlib.Path, layers: Sequence[_Layer], roles, sensor: str) -> Scene:
+def _scene(
+  name: str, common: pathlib.Path, layers: Sequence[_Layer], roles, sensor: str, *, placed: bool = True
+) -> Scene:
   """The scene that these bands make; UserError says why they make none."""
   product = next((part for part in reversed(common.resolve().parts) if products.is_product(part)), "")
   finest = {}
@@ -138,7 +160,7 @@ def _scene(name: str, common: pathlib.Path, layers: Sequence[_Layer], roles, sen
     bands=tuple((role, used[role].band) for role in sensors.ROLES if role in used),
     sensor=chosen,
     quality=quality,
-    footprint=_common_footprint(used.values()),
+    footprint=_common_footprint(used.values()) if placed else shapely.Polygon(),
     date=products.date_of(common.name, product, *(tags.get(key, "") for key in _DATE_TAGS)),
     cloud_share=_cloud_share(tags),
   )

@@ -21,6 +21,8 @@ OUTCOME_COLOURS = {
   "false alarm": "#e69f00",
   "hit": "#f7f7f7",
 }
+# What images may be shown as: title -> roles in red, green and blue.
+_COMPOSITES = {"RGB": ("red", "green", "blue"), "SWIR 2, NIR, red": ("swir2", "nir", "red")}
 
 
 def stretch(image: np.ndarray, valid: np.ndarray, bands: Sequence[str], roles: Sequence[str]) -> np.ndarray:
@@ -34,6 +36,13 @@ def stretch(image: np.ndarray, valid: np.ndarray, bands: Sequence[str], roles: S
   shown = image[..., indices]
   low, high = np.percentile(shown[valid], (2, 98)) if valid.any() else (0.0, 1.0)
   return np.where(valid[..., None], np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 1.0)
+
+
+def composites(bands: Sequence[str]) -> dict[str, Sequence[str]]:
+  """Title -> roles of the pictures that can be made of `bands`: those that hold all roles, or the first bands."""
+  known = {title: roles for title, roles in _COMPOSITES.items() if set(roles) <= set(bands)}
+  first = tuple(bands[min(i, len(bands) - 1)] for i in range(3))
+  return known or {f"image ({', '.join(dict.fromkeys(first))})": first}
 
 
 def outcomes(label: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -79,15 +88,17 @@ def save_panel(
     distilled: [N, H, W] bool, pixels which the selection passes on, or None.
     title: says what the pictures show.
   """
-  columns = ["image (RGB)", "SWIR2, NIR, red", "label", *probabilities]
+  shown = composites(bands)
+  columns = [*shown, "label", *probabilities]
   if better is not None:
     columns.append("teacher better (blue),\ndistilled (orange)")
   figure = Figure(figsize=(2.1 * len(columns), 2.15 * len(samples) + 0.8), layout="constrained")
   axes = figure.subplots(len(samples), len(columns), squeeze=False)
   for row, sample in enumerate(samples):
     image, label, valid = sample["image"], sample["label"], sample["valid"]
-    rgb = stretch(image, valid, bands, ("red", "green", "blue"))
-    panels = [rgb, stretch(image, valid, bands, ("swir2", "nir", "red")), np.where(valid, label, np.nan)]
+    panels = [stretch(image, valid, bands, roles) for roles in shown.values()]
+    rgb = panels[0]
+    panels += [np.where(valid, label, np.nan)]
     panels += [np.where(valid, maps[row], np.nan) for maps in probabilities.values()]
     if better is not None:
       panels.append(_tint(_tint(0.5 * rgb + 0.3, better[row], TEACHER_COLOUR), distilled[row], MINE_COLOUR))
@@ -95,7 +106,7 @@ def save_panel(
       axis.imshow(panel, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
       axis.set_xticks([])
       axis.set_yticks([])
-    for axis in axes[row, 3:]:
+    for axis in axes[row, len(shown) + 1 :]:
       if 0 < label.sum() < label.size:
         axis.contour(label, levels=[0.5], colors="white", linewidths=0.6)
     axes[row, 0].set_ylabel(sample["id"], fontsize=7)

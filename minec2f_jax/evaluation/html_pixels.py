@@ -13,7 +13,6 @@ from minec2f_jax.evaluation.html_parts import count, defined, escape, name, with
 
 MAX_SIDE = 256  # Pixels; of larger images every second, third, ... is shown.
 THRESHOLD = 0.5  # As `metrics.confusion_counts` has it.
-_COMPOSITES = {"RGB": ("red", "green", "blue"), "SWIR 2, NIR, red": ("swir2", "nir", "red")}
 _LABELS = ("background", "hit", "no data")  # Colours of background, mine and pixels without data in a label.
 _LEVELS = 255  # Of probability; the last place of a palette of 256 is that of no data.
 
@@ -43,7 +42,7 @@ class Card(NamedTuple):
 def card(shown: Card, bands: Sequence[str]) -> str:
   """The panels of one image: composites, label, each model's probability and errors."""
   label, valid = np.asarray(shown.label) != 0, np.asarray(shown.valid, bool)
-  panels = [_panel(_photo(shown, bands, roles), title, shown.id) for title, roles in composites(bands).items()]
+  panels = [_panel(_photo(shown, bands, roles), title, shown.id) for title, roles in figures.composites(bands).items()]
   mines = count(int((label & valid).sum()), "pixel")
   panels.append(_panel(_indexed(np.where(valid, label, 2), _LABELS), f"label: mine, {mines}", shown.id))
   for model, probability in shown.probabilities.items():
@@ -58,13 +57,6 @@ def card(shown: Card, bands: Sequence[str]) -> str:
     f'<article class="card">\n<h4>{name(shown.id)}</h4>\n<p class="why">{escape("; ".join(facts))}</p>\n'
     f'<div class="panels">\n{"".join(panels)}</div>\n</article>\n'
   )
-
-
-def composites(bands: Sequence[str]) -> dict[str, Sequence[str]]:
-  """Title -> roles of the pictures that can be made of `bands`: those that hold all roles, or the first bands."""
-  known = {title: roles for title, roles in _COMPOSITES.items() if set(roles) <= set(bands)}
-  first = tuple(bands[min(i, len(bands) - 1)] for i in range(3))
-  return known or {f"image ({', '.join(dict.fromkeys(first))})": first}
 
 
 def legend() -> str:

@@ -15,7 +15,7 @@ from minec2f_jax.data import tfds_source
 from minec2f_jax.errors import UserError
 from minec2f_jax.experiment import schema
 from minec2f_jax.experiment.data import DOMAINS
-from minec2f_jax.experiment.stages import batch_streams, example, stages_of, wire
+from minec2f_jax.experiment.stages import batch_like, example, stages_of, wire
 from minec2f_jax.methods import METHODS
 from minec2f_jax.models import DenseNet, ViTEncoder, factory
 from minec2f_jax.programs import NOT_KEPT, Programs
@@ -122,6 +122,34 @@ def _streams_of_the_method(config, name) -> Iterator[str]:
     )
 
 
+def _labels_of_one_stream(config, name) -> Iterator[str]:
+  settings = config[name]
+  if not METHODS[settings.method].unlabelled:
+    return
+  if len(settings.streams) != 2:
+    yield (
+      f"{_named(config, f'{name}.streams', f'{name}.method')}: this method learns from the labels of one stream and "
+      "adapts to the images of another; give two, the one with labels first, as in ('coarse', 'fine')."
+    )
+  if settings.get("sampling", "each") != "each":
+    yield (
+      f"{_named(config, f'{name}.sampling', f'{name}.method')}: of this method's streams one has no labels, so they "
+      "cannot be mixed; give 'each'."
+    )
+  if "selection" in settings and settings.selection.stream in settings.streams[1:]:
+    yield (
+      f"{_named(config, f'{name}.selection.stream', f'{name}.method')}: images are chosen by their labels, which this "
+      f"method must not see; choose {settings.streams[0]!r}, or leave the selection out."
+    )
+
+
+def _parts_of_the_loss(config, name) -> Iterator[str]:
+  method, known = config[name].method, METHODS[config[name].method].parts
+  unknown = [f"{name}.loss.{part}" for part in ("bce", "dice", "ssim", "boundary") if part not in known]
+  if (wrong := [field for field in unknown if _value(config, field)]) and name in config.stages:
+    yield f"{_named(config, *wrong)}: the method {method!r} has no such part; give 0.0."
+
+
 def _something_to_train(config) -> Iterator[str]:
   if config.teacher is not None and tuple(config.stages) == ("coarse",):
     yield (
@@ -186,7 +214,7 @@ def _something_to_learn(config, name) -> Iterator[str]:
       f"{_named(config, 'distillation.weight', 'distillation.selection')} contradict each other: give a weight above "
       "0 or selection 'none'."
     )
-  own = [f"{method}.{weight}" for weight in _OWN_WEIGHTS.get(method, ())]
+  own = [f"{METHODS[method].section}.{weight}" for weight in METHODS[method].weights]
   if (
     not distils
     and not any(config[name].loss[part] for part in parts)
@@ -241,8 +269,6 @@ def _architecture(config) -> str:
   return config.model.get("architecture", factory.DEFAULT)
 
 
-# Fields of a method's own section, any of which above 0 gives it something to learn.
-_OWN_WEIGHTS = {"lwf": ("weight",), "lwm": ("distillation_weight", "attention_weight")}
 # What a rule reads, and the rule: a config (and a stage) -> sentences. It has no say while what it reads is broken.
 _RULES = (
   (("data.bands", "data.mean", "data.std"), _statistics_of_all_bands),
@@ -256,10 +282,12 @@ _RULES_OF_STAGES = (
   (("stages", "teacher", "{}.method", "{}.init_from_prior"), _what_comes_before),
   (("stages", "teacher", "{}.method", "model.architecture"), _what_the_architecture_can),
   (("stages", "teacher", "{}.epochs", "optimizer.warmup_epochs"), _warm_up_within_epochs),
-  (("stages", "{}.method", "{}.loss", "distillation", "lwf", "lwm"), _something_to_learn),
+  (("stages", "{}.method", "{}.loss", "distillation", *schema.METHOD_SECTIONS), _something_to_learn),
   (("stages", "{}.loss.ssim", "{}.loss.ssim_kind", "data.image_size"), _room_for_windows),
   (("stages", "teacher", "{}.selection", "{}.streams"), _judge_before),
   (("{}.streams", "{}.method"), _streams_of_the_method),
+  (("{}.streams", "{}.method", "{}.sampling", "{}.selection"), _labels_of_one_stream),
+  (("stages", "{}.method", "{}.loss"), _parts_of_the_loss),
 )
 _RULES_OF_DOMAINS = (
   (("data.{}.path",), _data_folder),
@@ -288,5 +316,5 @@ def _trace_networks(config):
   for name, wired in wire(config).items():
     prior = jax.eval_shape(wired.method.init, key, image, prior)
     if name in config.stages:
-      batch = dict.fromkeys(batch_streams(config[name]), {"image": image, **pixels})
+      batch = batch_like(config[name], {"image": image, **pixels})
       jax.eval_shape(wired.method.loss, *prior, batch, key)

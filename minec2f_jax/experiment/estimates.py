@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minec2f_jax.experiment.data import trained
-from minec2f_jax.experiment.stages import batch_streams, example, make_stage, wire
+from minec2f_jax.experiment.stages import batch_like, example, make_stage, wire
 from minec2f_jax.training import trainer
 from minec2f_jax.training.state import init_state
 from minec2f_jax.training.step import make_train_steps
@@ -87,7 +87,7 @@ class _Unread:
 def _stage_cost(config, stage: trainer.Stage, variables, *, validation_images: int) -> Cost:
   state = jax.eval_shape(lambda start: init_state(start, stage.optimizer), variables)
   run = make_train_steps(stage.method.loss, stage.optimizer, stage.prepare, stage.feed.take)
-  inputs = dict.fromkeys(batch_streams(config[stage.name]), _one_step(config))
+  inputs = batch_like(config[stage.name], _one_step(config))
   traced = run.trace(state, variables.frozen, (), inputs, jax.random.key(0))
   step = count_work(traced.jaxpr.jaxpr)
   return Cost(

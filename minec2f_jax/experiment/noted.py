@@ -16,14 +16,15 @@ from minec2f_jax.training import checkpoints
 
 
 def read_plain(workdir) -> dict:
-  """The content of config.json in the workdir of a run.
+  """The content of config.json in the workdir of a run, or of the run that the folder of a stage lies in.
 
   Raises:
     UserError: there is none, or it is damaged.
   """
-  path = pathlib.Path(os.path.expanduser(workdir)) / "config.json"
+  folder = pathlib.Path(os.path.expanduser(workdir))
+  path = (folder.parent if (folder / "stage.json").exists() else folder) / "config.json"
   if not path.exists():
-    raise UserError(f"--workdir={workdir}: there is no run (no {path.name}); give the folder of one that is finished.")
+    raise UserError(f"{workdir}: there is no run (no {path.name}); give the folder of one that is finished.")
   plain = checkpoints.read_json(path)
   if not isinstance(plain, dict):
     raise UserError(f"{path}: is not what a run writes; restore it.")

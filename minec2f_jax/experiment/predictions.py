@@ -9,11 +9,10 @@ import numpy as np
 from scipy import special
 
 from minec2f_jax.data import geotiff, grids, resize
+from minec2f_jax.data.encoding import ENCODINGS, NODATA, encode
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import assessment
 
-SCALE = 65534  # Stored = SCALE * probability.
-NODATA = 65535
 _MOST_BYTES = 200  # Of a name; file systems take 255, and a temporary sibling has more.
 
 
@@ -61,15 +60,8 @@ def write_prediction(path, logits: np.ndarray, valid: np.ndarray, *, image=None,
   probability = special.expit(logits.astype(np.float64))
   probability, valid = resize.resize_map(probability, valid, place.height, place.width)
   stored = np.where(valid, encode(probability), np.uint16(NODATA))
-  told = {"scale": f"probability = value / {SCALE}; {NODATA} = no data", **tags}
+  told = {"scale": ENCODINGS["uint16"].describe(), **tags}
   geotiff.write_geotiff(path, stored[None], place, descriptions=("probability of a mine",), nodata=NODATA, tags=told)
-
-
-def encode(probability: np.ndarray) -> np.ndarray:
-  """uint16 of probabilities [...] in 0..1; value / SCALE is above 1/2 where the probability is, and only there."""
-  stored = np.rint(probability * SCALE)
-  half = SCALE // 2  # Rounding must not move a pixel across the threshold of the scores.
-  return np.where(probability > 0.5, np.maximum(stored, half + 1), np.minimum(stored, half)).astype(np.uint16)
 
 
 def safe_name(name: str) -> str:

@@ -5,87 +5,43 @@ float32 takes for zero, sizes that no machine holds. What is merely unwise is al
 """
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from minec2f_jax import distillation, metrics
+from minec2f_jax import metrics
 from minec2f_jax.data import sensors
 from minec2f_jax.experiment.data import DOMAINS
-from minec2f_jax.methods import METHODS, lwm
+from minec2f_jax.fields import (
+  CHANNELS,
+  COUNT,
+  DROPOUT,
+  EPSILON,
+  FLAG,
+  TEXT,
+  TEXT_OR_NONE,
+  TEXTS,
+  WEIGHT,
+  Field,
+  Table,
+  is_text,
+  number,
+  one_of,
+  some_of,
+  whole,
+  with_defaults,
+  zero_or,
+)
+from minec2f_jax.methods import METHODS
 from minec2f_jax.models import factory, minec2fnet, pretrained
-
-
-class Field(NamedTuple):
-  """What a field may hold."""
-
-  fits: Callable[[Any], bool]  # of any value whatever; never raises
-  remedy: str
-  needed: bool = True  # False: a default stands in where it is left out
-
-
-Table = Mapping[str, "Field | Table"]
-
-
-def whole(low: int, high: int) -> Field:
-  """A whole number between two others, which count in."""
-  fits = lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high
-  return Field(fits, f"give a whole number from {low} to {high}")
-
-
-def number(low: float, high: float, what: str = "number") -> Field:
-  """A number, whole or not, between two others, which count in; NaN lies between none."""
-  fits = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and low <= x <= high
-  return Field(fits, f"give a {what} from {low:g} to {high:g}")
-
-
-def zero_or(low: float, high: float, what: str = "number") -> Field:
-  """0, which switches something off, or a number between two others."""
-  off, within = number(0, 0), number(low, high, what)
-  return Field(lambda x: off.fits(x) or within.fits(x), f"{within.remedy}, or 0 for none")
-
-
-def one_of(*choices: str, remedy: str = "") -> Field:
-  """One of some texts."""
-  return Field(lambda x: isinstance(x, str) and x in choices, remedy or f"choose one of {choices}")
-
-
-def some_of(choices: Collection[str], *, least: int) -> Field:
-  """A tuple (or a list, as JSON has them) of different texts out of `choices`."""
-  fits = lambda x: _are_texts(x) and least <= len(x) == len(set(x)) and set(x) <= set(choices)
-  return Field(fits, f"give a tuple of {f'at least {least}' if least else '0 or more'}, each once, of {tuple(choices)}")
-
-
-def _is_text(value) -> bool:
-  return isinstance(value, str) and bool(value.strip()) and "\0" not in value
-
-
-def _are_texts(value) -> bool:
-  return isinstance(value, tuple | list) and all(map(_is_text, value))
-
-
-def _with_defaults(fields: Table) -> Table:
-  return {name: field._replace(needed=False) for name, field in fields.items()}
-
 
 # Scores that grow with the quality of a model; the others count images and pixels.
 SCORES = tuple(name for name in metrics.ConfusionMatrix.empty().compute() if not name.startswith("num_"))
 
-FLAG = Field(lambda x: isinstance(x, bool), "give True or False")
-TEXT = Field(_is_text, "give a text")
-TEXT_OR_NONE = Field(lambda x: x is None or _is_text(x), "give a text, or None")
-TEXTS = Field(_are_texts, 'give a tuple of texts, as in ("a", "b")')
-BUILDER = Field(
-  lambda x: isinstance(x, str) and x == "" or _is_text(x), 'give the name of a folder in datasets/, or ""'
-)
+BUILDER = Field(lambda x: isinstance(x, str) and x == "" or is_text(x), 'give the name of a folder in datasets/, or ""')
 TEXT_EMPTY_OR_NONE = TEXT_OR_NONE._replace(fits=lambda x: TEXT_OR_NONE.fits(x) or BUILDER.fits(x))  # --NAME= is empty.
-COUNT = whole(1, 1_000_000)
-WEIGHT = zero_or(1e-6, 1e6)
-CHANNELS = whole(1, 8192)
 LAYERS = whole(1, 128)
-DROPOUT = number(0.0, 0.99)
-EPSILON = number(1e-12, 0.1)  # Added to what is divided by: no zero, in float32 neither.
 BATCH_NORM = {"bn_momentum": number(0.0, 0.9999), "bn_epsilon": EPSILON}  # 1 would never leave the first statistics.
 
 
@@ -127,8 +83,8 @@ DATA = {
   "device_gb": number(0.0, 1e6),
   "data_dir": TEXT,
   # Beyond these they are digital numbers, as Prithvi's statistics are published.
-  "mean": _with_defaults(dict.fromkeys(sensors.ROLES, number(*sensors.PLAUSIBLE_REFLECTANCE, "reflectance"))),
-  "std": _with_defaults(dict.fromkeys(sensors.ROLES, number(1e-4, 2.0, "reflectance"))),
+  "mean": with_defaults(dict.fromkeys(sensors.ROLES, number(*sensors.PLAUSIBLE_REFLECTANCE, "reflectance"))),
+  "std": with_defaults(dict.fromkeys(sensors.ROLES, number(1e-4, 2.0, "reflectance"))),
   "augment": {
     **dict.fromkeys(("hflip", "vflip", "rot90", "shift_scale_rotate"), number(0.0, 1.0, "probability")),
     "shift_limit": number(0.0, 1.0),
@@ -150,23 +106,13 @@ OPTIMIZER = {
   "stop_patience": COUNT,
 }
 
-_SOFT_TARGETS = {"temperature": number(0.01, 1000.0), "temperature_squared": FLAG}
 # Of methods that have sections of their own; but for "distillation", which all configs have.
-METHOD_SECTIONS = {
-  "lwf": {"weight": WEIGHT, **_SOFT_TARGETS},
-  "lwm": {
-    **dict.fromkeys(("distillation_weight", "attention_weight"), WEIGHT),
-    **_SOFT_TARGETS,
-    "layer": one_of(*lwm.LAYERS),
-    "second_order": FLAG,
-    "epsilon": number(1e-18, 0.1),  # The square of less is 0 in float32.
-  },
-}
+METHOD_SECTIONS = {kind.section: kind.fields for kind in METHODS.values() if kind.section not in ("", "distillation")}
 
 FIELDS = {
   "seed": whole(0, 2**32 - 1),  # JAX drops higher bits in silence.
   "stages": Field(
-    lambda x: _are_texts(x) and len(set(x)) == len(x) > 0 and all(map(_may_be_stage, x)),
+    lambda x: TEXTS.fits(x) and len(set(x)) == len(x) > 0 and all(map(_may_be_stage, x)),
     'give a tuple of sections of the config that are stages, each once, as in ("coarse", "fine")',
   ),
   "teacher": TEXT_OR_NONE,
@@ -179,13 +125,7 @@ FIELDS = {
   "optimizer": OPTIMIZER,
   "coarse": STAGE,
   "fine": STAGE,
-  "distillation": {
-    "weight": WEIGHT,
-    "selection": one_of(*distillation.SELECTIONS),
-    "temperature": number(0.01, 1000.0),
-    "epsilon": EPSILON,
-    "normalizer": one_of("selected", "all"),
-  },
+  "distillation": METHODS["attentive_distillation"].fields,
 }
 
 
@@ -204,6 +144,7 @@ DENSENET = {
   "tap": one_of("conv", "norm"),
   "output_stride": whole(32, 32)._replace(remedy="give 32: 16 is for the architecture 'deeplabv3plus_densenet'"),
   "input_adapter": FLAG,
+  "adapters": FLAG,
   **BATCH_NORM,
 }
 FPN = {
@@ -230,6 +171,11 @@ DEEPLABV3PLUS = {
   "dropout": DROPOUT,
   **BATCH_NORM,
 }
+GS_AUFPN = {
+  **dict.fromkeys(("features", "nodes", "node_features", "reduction"), CHANNELS),
+  "dropout": DROPOUT,
+  **BATCH_NORM,
+}
 FUSION = {
   "levels": some_of(minec2fnet.LEVELS, least=0),
   "gate": one_of("convex", "gscnn", "none"),
@@ -252,7 +198,7 @@ PRITHVI_DECODER = {"features": CHANNELS, "dropout": DROPOUT, **BATCH_NORM}
 
 # What `models.factory` has; whatever is left out has the module's default.
 ARCHITECTURES = {
-  name: {section: _with_defaults(fields) for section, fields in sections.items()}
+  name: {section: with_defaults(fields) for section, fields in sections.items()}
   for name, sections in {
     "fpn_densenet": {"encoder": DENSENET, "decoder": FPN, "head": HEAD, "fusion": FUSION},
     "unet_densenet": {"encoder": DENSENET, "decoder": UNET, "head": HEAD},
@@ -261,6 +207,7 @@ ARCHITECTURES = {
       "decoder": DEEPLABV3PLUS,
       "head": HEAD,
     },
+    "gs_aufpn_densenet": {"encoder": DENSENET, "decoder": GS_AUFPN, "head": HEAD},
     "prithvi": {"encoder": VIT, "decoder": PRITHVI_DECODER, "head": HEAD},
   }.items()
 }

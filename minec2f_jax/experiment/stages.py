@@ -60,6 +60,17 @@ def batch_streams(settings) -> tuple[str, ...]:
   return (UNION,) if together else tuple(settings.streams)
 
 
+def unlabelled_streams(settings) -> tuple[str, ...]:
+  """The streams of a stage with these settings whose labels are kept from its method: it adapts to their images."""
+  return tuple(settings.streams[1:]) if methods_lib.METHODS[settings.method].unlabelled else ()
+
+
+def batch_like(settings, sample: dict) -> dict[str, dict]:
+  """A batch of a stage with these settings, each stream of which is `sample`, as far as the method may see it."""
+  bare = {name: array for name, array in sample.items() if name != "label"}
+  return {name: bare if name in unlabelled_streams(settings) else sample for name in batch_streams(settings)}
+
+
 def stages_in(workdir) -> list[str]:
   """The stages that have saved a checkpoint in a run's folder."""
   folders = pathlib.Path(workdir).iterdir() if pathlib.Path(workdir).is_dir() else ()
@@ -111,10 +122,12 @@ def make_stage(
 ) -> trainer.Stage:
   """Stage `name` of `config`, learning from `train` and watching `validation_source`.
 
-  `train` is {stream: its samples}, or one source for all streams. An epoch is once through the longest stream.
+  `train` is {stream: its samples}, or one source for all streams. An epoch is once through the longest stream. Labels
+  that the method must not see (`unlabelled_streams`) are taken out here: no batch holds them.
   """
   settings, optimizer, batch_size = config[name], config.optimizer, config.data.batch_size
   streams = train if isinstance(train, Mapping) else dict.fromkeys(settings.streams, train)
+  streams = {**streams, **{name: resident.without_labels(streams[name]) for name in unlabelled_streams(settings)}}
   if batch_streams(settings) == (UNION,):
     streams = {UNION: resident.join(streams)}
   steps_per_epoch = max(1, max(map(len, streams.values())) // batch_size)
@@ -137,6 +150,7 @@ def make_stage(
       weight_decay=optimizer.weight_decay,
       warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
       clip_norm=optimizer.clip_norm,
+      rates=wired.method.rates,
     ),
     rules=optimizers.ScoreRules(
       **{

@@ -155,8 +155,9 @@ def _task_1(base: ConfigDict, config: ConfigDict) -> ConfigDict:
   """Task 1 of `config` alone, with the base's values wherever Task 1 does not depend on them."""
   teacher = copy.deepcopy(config)
   teacher.stages, teacher.fine, teacher.distillation = ("coarse",), base.fine, base.distillation
-  for name in set(teacher) - set(base) - {METHODS[config.coarse.method].section}:  # Other methods' and stages'.
-    del teacher[name]
+  with teacher.unlocked():  # What comes from the command line is locked.
+    for name in set(teacher) - set(base) - {METHODS[config.coarse.method].section}:  # Other methods' and stages'.
+      del teacher[name]
   if config.coarse.method == "supervised" and "fusion" in config.model:
     teacher.model.fusion = base.model.fusion
   return copy.deepcopy(teacher)

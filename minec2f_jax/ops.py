@@ -76,6 +76,12 @@ def masked_mean(values, valid=None, *, axis=None):
   return masked_sum(values, valid, axis=axis) / jnp.maximum(count, 1)
 
 
+def unit_length(vectors):
+  """Vectors [..., C] divided by their Euclidean length; 0, with zero gradient, where that is 0."""
+  squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
+  return vectors * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0))  # The root of 0 has no derivative.
+
+
 def gaussian_window(size, sigma):
   """Samples of a Gaussian at integer offsets from the window's middle, summing to 1.
 

@@ -31,7 +31,10 @@ def _reference(image, variables, *, sizes, tap, dilated=False, train=False, epsi
       y = norm_relu(x, name + "norm1") @ params[name + "conv1"]["kernel"]
       kernel = params[name + "conv2"]["kernel"]
       kernel = layers.spread(kernel, 2) if dilated and b == len(sizes) else kernel
-      y = layers.conv(norm_relu(y, name + "norm2"), kernel)
+      inner = norm_relu(y, name + "norm2")
+      y = layers.conv(inner, kernel)
+      if adapter := params.get(name + "adapter"):
+        y = y + inner @ adapter["kernel"] + adapter["bias"]
       x = np.concatenate([x, y], -1)
     if b == len(sizes):
       return {**features, f"c{b + 1}": norm_relu(x, "final_norm")}
@@ -43,9 +46,9 @@ def _reference(image, variables, *, sizes, tap, dilated=False, train=False, epsi
 
 
 class DenseNetTest(parameterized.TestCase):
-  @parameterized.parameters(("conv", 32), ("norm", 32), ("conv", 16))
-  def test_features_equal_a_numpy_densenet(self, tap, stride):
-    net, image = DenseNet(**TINY, tap=tap, output_stride=stride), _image()
+  @parameterized.parameters(("conv", 32), ("norm", 32), ("conv", 16), ("conv", 32, True), ("conv", 16, True))
+  def test_features_equal_a_numpy_densenet(self, tap, stride, adapters=False):
+    net, image = DenseNet(**TINY, tap=tap, output_stride=stride, adapters=adapters), _image()
     variables = layers.random_variables(net, image, train=False)
     features = layers.apply(net, variables, image, train=False)
     expected = _reference(image, variables, sizes=TINY["block_sizes"], tap=tap, dilated=stride == 16)
@@ -98,6 +101,20 @@ class DenseNetTest(parameterized.TestCase):
     features, _ = layers.apply(net, variables, image, train=True, mutable=["batch_stats"])
     expected = _reference(image, variables, sizes=TINY["block_sizes"], tap="conv", dilated=True, train=True)
     np.testing.assert_allclose(features["c5"], expected["c5"], rtol=1e-3, atol=1e-3)  # Statistics of 32 pixels.
+
+  def test_adapters_are_added_to_densenet121_and_nothing_else_changes(self):
+    image = jax.ShapeDtypeStruct((1, 256, 256, 6), jnp.float32)
+    plain, adapted = (layers.init_shapes(DenseNet(adapters=flag), image, train=False) for flag in (False, True))
+    added = {name: adapted["params"].pop(name) for name in set(adapted["params"]) - set(plain["params"])}
+    self.assertLen(added, 58)
+    self.assertEqual(count_parameters({"params": added})["trainable"], 239_424)
+    self.assertEqual(adapted, plain)
+
+  def test_a_network_with_adapters_starts_as_the_one_without(self):
+    image = _image(size=32)
+    start = lambda net: jax.jit(lambda x: net.init_with_output(jax.random.key(3), x, train=False)[0])(image)
+    outputs = [start(DenseNet(**TINY, adapters=flag)) for flag in (False, True)]
+    jax.tree.map(np.testing.assert_array_equal, *outputs)
 
   def test_the_output_stride_changes_the_last_map_alone(self):
     image = jax.ShapeDtypeStruct((2, 64, 96, 6), jnp.float32)

@@ -32,10 +32,12 @@ DEEPLAB = dict(
   encoder=dict(**toy.ENCODER, output_stride=16),
   decoder=dict(aspp_features=6, rates=(1, 2, 3), low_level_features=3, features=5),
 )
+GS_AUFPN = dict(encoder=toy.ENCODER, decoder=dict(features=8, nodes=3, node_features=4, reduction=4))
 MODELS = {
   "fpn_densenet": dict(encoder=toy.ENCODER, decoder=toy.DECODER),
   "unet_densenet": UNET,
   "deeplabv3plus_densenet": DEEPLAB,
+  "gs_aufpn_densenet": GS_AUFPN,
   "prithvi": PRITHVI,
 }
 
@@ -97,7 +99,7 @@ class FactoryTest(parameterized.TestCase):
     for leaf in (*jax.tree.leaves(variables), output["logits"]):
       self.assertEqual(leaf.dtype, np.float32)
 
-  @parameterized.parameters("fpn_densenet", "unet_densenet", "deeplabv3plus_densenet")
+  @parameterized.parameters("fpn_densenet", "unet_densenet", "deeplabv3plus_densenet", "gs_aufpn_densenet")
   def test_weights_of_a_densenet_start_every_network_that_has_one(self, name):
     config = {"model": MODELS[name] | {"architecture": name}}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -44,6 +45,46 @@ class OptimizerTest(parameterized.TestCase):
     state = optimizer.init(jnp.zeros(2))
     _, state = optimizer.update(jnp.array([30.0, 40.0]), state, jnp.zeros(2))
     np.testing.assert_allclose(optax.tree_utils.tree_get(state, "mu"), [0.06, 0.08], rtol=1e-5)  # 0.1 * [.6, .8].
+
+
+class RatesTest(parameterized.TestCase):
+  RATES = {"frozen": 0.0, "slow": 0.01, "usual": 1.0}
+
+  def _run(self, *, clip_norm=0.0):
+    """(start, gradients, parameters after them), with decay, warm-up and rates."""
+    rng = np.random.default_rng(0)
+    start = {name: rng.normal(size=5).astype(np.float32) for name in self.RATES}
+    grads = [{name: rng.normal(size=5).astype(np.float32) for name in self.RATES} for _ in range(6)]
+    optimizer = optimizers.make_optimizer(
+      learning_rate=0.1, weight_decay=0.01, warmup_steps=4, clip_norm=clip_norm, rates=lambda _: self.RATES
+    )
+    params, state = jax.tree.map(jnp.array, start), optimizer.init(start)
+    for grad in grads:
+      updates, state = optimizer.update(grad, state, params)
+      params = optax.apply_updates(params, updates)
+    return start, grads, params
+
+  @parameterized.parameters(0.01, 1.0)
+  def test_a_parameter_learns_and_decays_at_its_share_of_the_rate(self, rate):
+    name = {share: name for name, share in self.RATES.items()}[rate]
+    start, grads, end = self._run()
+    rates = rate * 0.1 * np.minimum(np.arange(1, 7) / 4, 1)
+    expected = _adamw_in_numpy(start[name].astype(float), [grad[name] for grad in grads], rates, decay=0.01)
+    np.testing.assert_allclose(end[name] - start[name], expected - start[name], rtol=2e-3)  # Of small differences.
+
+  @parameterized.parameters(0.0, 0.5)
+  def test_a_rate_of_0_freezes_bit_for_bit_decay_included(self, clip_norm):
+    start, _, end = self._run(clip_norm=clip_norm)
+    self.assertEqual(start["frozen"].tobytes(), np.asarray(end["frozen"]).tobytes())
+    self.assertTrue(np.all(start["slow"] != end["slow"]))
+
+  def test_rates_of_other_parameters_are_refused(self):
+    optimizer = optimizers.make_optimizer(
+      learning_rate=0.1, weight_decay=0.0, warmup_steps=0, rates=lambda _: {"kernel": 1.0}
+    )
+    params = {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}
+    with self.assertRaisesRegex(ValueError, "bias"):
+      optimizer.update(params, optimizer.init(params), params)
 
 
 def _follow(scores, rules):

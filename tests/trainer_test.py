@@ -1,4 +1,5 @@
 import collections
+import functools
 import json
 import pathlib
 import tempfile
@@ -8,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from configs import fine_hybrid
-from minec2f_jax import experiment
+from minec2f_jax import experiment, programs
 from minec2f_jax.data import resident
 from minec2f_jax.evaluation import evaluate
 from minec2f_jax.experiment import data
@@ -19,11 +20,18 @@ from tests import toy
 KEY = jax.random.key(7)
 
 
-def _stage(*, epochs: int, learning_rate: float = 1e-2, source=None, **optimizer):
+@functools.cache
+def _folder_of_programs() -> tempfile.TemporaryDirectory:
+  """As in a run of launch.py, what one stage has compiled the next ones find."""
+  return tempfile.TemporaryDirectory()
+
+
+def _stage(*, epochs: int, source=None, **optimizer):
   config = toy.shrink(fine_hybrid.get_config(), epochs=epochs)
-  config.optimizer.update(dict(learning_rate=learning_rate, **optimizer))
+  config.optimizer.update(dict(learning_rate=3e-2, stop_patience=100, plateau_patience=100) | optimizer)
   source = source or toy.ArraySource(4)
-  return experiment.make_stage(config, "coarse", experiment.wire(config)["coarse"], source, source)
+  kept = programs.Programs(_folder_of_programs().name, repr(config.optimizer))
+  return experiment.make_stage(config, "coarse", experiment.wire(config, programs=kept)["coarse"], source, source)
 
 
 def _latest(folder):
@@ -61,14 +69,16 @@ class RunStageTest(parameterized.TestCase):
     self.assertEqual(steps, [2, 4, 6])
 
   def test_it_learns_blobs_that_one_band_shows(self):
-    stage = _stage(epochs=40, learning_rate=3e-2, stop_patience=100, plateau_patience=100)
+    stage = _stage(epochs=40)
     variables = trainer.run_stage(stage, KEY, None, self.folder)
     self.assertGreater(stage.validate(variables)["iou_mine"], 0.8)
 
   def test_a_diverging_loss_stops_the_run_and_moves_nothing(self):
     trainer.run_stage(_stage(epochs=1), KEY, None, self.folder)
     before = _latest(self.folder)[0]
-    broken = _stage(epochs=3)._replace(prepare=lambda key, stream: {**stream, "image": stream["image"] * np.nan})
+    source = toy.ArraySource(4)
+    source.image[:] = np.nan
+    broken = _stage(epochs=3, source=source)
     with self.assertRaisesRegex(FloatingPointError, r"steps 3, 4 and 5 is not finite.* coarse toy\d, toy\d;"):
       trainer.run_stage(broken, KEY, None, self.folder)
     after = _latest(self.folder)[0]
@@ -78,7 +88,7 @@ class RunStageTest(parameterized.TestCase):
 
   @parameterized.parameters((True, 2), (False, 1))  # As on a GPU, and as on a CPU with a set that does not fit.
   def test_networks_are_traced_once_whatever_the_epochs_and_the_last_batch(self, held, steps_per_call):
-    config = toy.shrink(fine_hybrid.get_config(), epochs=3)
+    config = toy.simplify(toy.shrink(fine_hybrid.get_config(), epochs=3))
     wired, prior, traced = experiment.wire(config), None, collections.Counter()
 
     def counted(name, function):
@@ -109,7 +119,7 @@ class RunStageTest(parameterized.TestCase):
   def test_an_epoch_in_one_call_ends_where_single_steps_do(self):
     source = resident.hold(toy.ArraySource(8))
     for steps in (1, 4):
-      stage = _stage(epochs=2, source=source)._replace(steps_per_call=steps)
+      stage = _stage(epochs=2, source=source, learning_rate=1e-2)._replace(steps_per_call=steps)
       trainer.run_stage(stage, KEY, None, self.folder / str(steps))
     single, whole = (_latest(self.folder / str(steps)) for steps in (1, 4))
     self.assertEqual(single[1].epoch, whole[1].epoch)

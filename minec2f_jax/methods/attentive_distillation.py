@@ -7,9 +7,17 @@ teacher's logits for the attentive knowledge transfer (Sec. 4.4).
 import jax
 import jax.numpy as jnp
 
-from minec2f_jax import distillation, losses, ops
+from minec2f_jax import distillation, fields, losses, ops
 from minec2f_jax.methods import base
 from minec2f_jax.models import factory
+
+FIELDS = {
+  "weight": fields.WEIGHT,
+  "selection": fields.one_of(*distillation.SELECTIONS),
+  "temperature": fields.number(0.01, 1000.0),
+  "epsilon": fields.EPSILON,
+  "normalizer": fields.one_of("selected", "all"),
+}
 
 
 def make_method(config, stage) -> base.Method:

@@ -1,7 +1,8 @@
 """A method is three pure functions; everything else is shared by all methods.
 
 The systems of the paper's Table 1 differ only in the streams they see, in the parameters that exist and move,
-and in the loss. As an optax transformation is `(init, update)`, a method is `(init, loss, logits)`.
+and in the loss. As an optax transformation is `(init, update)`, a method is `(init, loss, logits)`, with `rates` where
+its parameters learn at different speeds.
 """
 
 from collections.abc import Callable
@@ -32,11 +33,19 @@ class Method(NamedTuple):
       scalars, the parts of the loss among them.
     logits: `(trainable, frozen, extra, image) -> [B, H, W, 1]`, in inference mode: what evaluation, prediction
       and export use.
+    rates: `trainable -> tree` with a number for each leaf, a factor of the optimizer's update of it, weight decay
+      included: 0 freezes it. None: all are 1. See `rates_by_path`.
   """
 
   init: Callable[[jax.Array, jax.Array, Variables | None], Variables]
   loss: Callable[..., tuple[jax.Array, tuple[PyTree, dict[str, jax.Array]]]]
   logits: Callable[[PyTree, PyTree, PyTree, jax.Array], jax.Array]
+  rates: Callable[[PyTree], PyTree] | None = None
+
+
+def rates_by_path(trainable: PyTree, rate: Callable[[tuple[str, ...]], float]) -> PyTree:
+  """`rate` of every leaf's path, as ("encoder", "stem_conv", "kernel"), in the tree's form; for `Method.rates`."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: rate(tuple(part.key for part in path)), trainable)
 
 
 def copy_tree(tree: PyTree) -> PyTree:

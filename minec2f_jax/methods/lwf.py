@@ -6,9 +6,11 @@ new one: what the original does with tasks of their own classes becomes standard
 
 import jax
 
-from minec2f_jax import distillation, losses
+from minec2f_jax import distillation, fields, losses
 from minec2f_jax.methods import base, supervised
 from minec2f_jax.models import factory
+
+FIELDS = {"weight": fields.WEIGHT, **fields.SOFT_TARGETS}
 
 
 def make_method(config, stage) -> base.Method:

@@ -8,11 +8,18 @@ which the old model calls mine, or the whole image where it sees none.
 import jax
 import jax.numpy as jnp
 
-from minec2f_jax import distillation, losses, ops
+from minec2f_jax import distillation, fields, losses, ops
 from minec2f_jax.methods import base, supervised
 from minec2f_jax.models import factory, padding
 
 LAYERS = ("decoder", "encoder")  # A: the map before the head, or the encoder's deepest
+FIELDS = {
+  **dict.fromkeys(("distillation_weight", "attention_weight"), fields.WEIGHT),
+  **fields.SOFT_TARGETS,
+  "layer": fields.one_of(*LAYERS),
+  "second_order": fields.FLAG,
+  "epsilon": fields.number(1e-18, 0.1),  # The square of less is 0 in float32.
+}
 
 
 def make_method(config, stage) -> base.Method:

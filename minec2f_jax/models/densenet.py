@@ -15,8 +15,8 @@ Parameter names, and what the same layer is called elsewhere (b, l, t count from
 `conv1` and `transition{t}_conv` are 1x1 convolutions held as matrices: their kernel is [C_in,
 C_out], which is the [1, 1, C_in, C_out] of Keras (or the transposed [C_out, C_in, 1, 1] of torch)
 without its unit axes. On a CPU (XLA of jax 0.10) a training step takes about a quarter less time
-that way than with convolutions, inference the same. No convolution has a bias, but `input_adapter`,
-which is ours.
+that way than with convolutions, inference the same. No convolution has a bias, but `input_adapter`
+and `block{b}_layer{l}_adapter`, which are matrices too and known to neither of the two.
 """
 
 import functools
@@ -50,6 +50,10 @@ class DenseNet(nn.Module):
       are the same.
     input_adapter: put a linear 1x1 convolution from any number of bands to three before the stem,
       as segmentation_models' documentation has it for weights of RGB images.
+    adapters: add to what each layer's 3x3 convolution gives a 1x1 convolution of the same map, with bias
+      (parallel residual adapters: Rebuffi et al. 2018, arXiv:1803.10082; in segmentation Garg et al. 2022,
+      arXiv:2110.12205): small enough to be a domain's own beside convolutions that domains share. They
+      start at zero, so that the network starts as without them.
     bn_momentum: what the running statistics keep per step (0.99 is torch's 0.01).
     bn_epsilon: added to the variance.
     dtype: of the computation; parameters and statistics stay float32.
@@ -63,6 +67,7 @@ class DenseNet(nn.Module):
   tap: str = "conv"
   output_stride: int = 32
   input_adapter: bool = False
+  adapters: bool = False
   bn_momentum: float = 0.99
   bn_epsilon: float = 1.001e-5
   dtype: Any = jnp.float32
@@ -100,6 +105,8 @@ class DenseNet(nn.Module):
     )
     dense = functools.partial(nn.Dense, use_bias=False, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
 
+    adapter = functools.partial(nn.Dense, self.growth_rate, kernel_init=nn.initializers.zeros, dtype=self.dtype)
+
     if self.input_adapter:
       image = dense(3, use_bias=True, name="input_adapter")(image)
     # Explicit paddings: SAME would pad (2, 3) here, and Keras and torch pad (3, 3).
@@ -111,9 +118,10 @@ class DenseNet(nn.Module):
       for layer in range(1, size + 1):
         name = f"block{block}_layer{layer}"
         new = dense(self.bottleneck * self.growth_rate, name=f"{name}_conv1")(norm_relu(x, name=f"{name}_norm1"))
-        new = conv(self.growth_rate, (3, 3), padding=((1, 1), (1, 1)), name=f"{name}_conv2")(
-          norm_relu(new, name=f"{name}_norm2")
-        )
+        inner = norm_relu(new, name=f"{name}_norm2")
+        new = conv(self.growth_rate, (3, 3), padding=((1, 1), (1, 1)), name=f"{name}_conv2")(inner)
+        if self.adapters:
+          new += adapter(name=f"{name}_adapter")(inner)
         x = jnp.concatenate([x, new], axis=-1)
       if block == len(self.block_sizes):
         x = norm_relu(x, name="final_norm")

@@ -12,6 +12,7 @@ would put an edge where there is none, and move the batch's statistics.
 
 import chex
 import jax.numpy as jnp
+from jax import lax
 
 MULTIPLE = 32  # What FPN and DenseNet need: five halvings. A ViT's patches of 16 pixels fit in.
 
@@ -24,19 +25,32 @@ def pad_image(image):
 
   Returns:
     [B, H', W', C], H' and W' the smallest multiples of 32 not below H and W; `image` itself, without an
-    operation, if they are H and W. For `jax.export` symbolic sizes must be written as multiples, "32*h".
+    operation, if they are H and W. Sizes may be symbolic (`jax.export`).
 
   Raises:
     ValueError: if the image has no pixel.
   """
   chex.assert_rank(image, 4)
   height, width = image.shape[1:3]
+  if not (isinstance(height, int) and isinstance(width, int)):
+    return _continue(_continue(image, 1), 2)
   if height == 0 or width == 0:
     raise ValueError(f"the image is {image.shape}: it needs at least one pixel.")
   below, right = -height % MULTIPLE, -width % MULTIPLE
   if below == 0 and right == 0:
     return image
   return jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
+
+
+def _continue(image, axis):
+  """`pad_image` along one axis of symbolic size, by the places that its pixels come from."""
+  size = image.shape[axis]
+  if size % MULTIPLE == 0:  # As "32*h" is known to be.
+    return image
+  length = MULTIPLE * ((size + MULTIPLE - 1) // MULTIPLE)  # In this form JAX can tell that it halves five times.
+  period = jnp.maximum(2 * lax.convert_element_type(size, jnp.int32) - 2, 1)
+  place = jnp.arange(length) % period
+  return jnp.take(image, jnp.minimum(place, period - place), axis, mode="clip")
 
 
 def pad_mask(mask):

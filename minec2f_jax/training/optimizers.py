@@ -2,12 +2,20 @@
 
 import dataclasses
 import math
+import operator
+from collections.abc import Callable
 
+import jax
 import optax
 
 
 def make_optimizer(
-  *, learning_rate: float, weight_decay: float, warmup_steps: int, clip_norm: float = 0.0
+  *,
+  learning_rate: float,
+  weight_decay: float,
+  warmup_steps: int,
+  clip_norm: float = 0.0,
+  rates: Callable | None = None,
 ) -> optax.GradientTransformation:
   """AdamW as Keras has it: decay on every variable, epsilon 1e-7, linear warm-up to the base rate.
 
@@ -17,13 +25,17 @@ def make_optimizer(
     warmup_steps: step i < warmup_steps uses `learning_rate * (i + 1) / warmup_steps`. The paper says "5 epochs,
       linearly", not whether the rate moves by epoch or by step; here by step.
     clip_norm: clip the gradient's global norm to this; 0 = off, as in the paper.
+    rates: a method's `rates`, factors of the update of each parameter, its decay included; None = 1 everywhere.
   """
 
   def schedule(step):
     return learning_rate * optax.linear_schedule(1 / max(warmup_steps, 1), 1.0, max(warmup_steps - 1, 1))(step)
 
   adamw = optax.adamw(schedule if warmup_steps > 1 else learning_rate, eps=1e-7, weight_decay=weight_decay)
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+  parts = [optax.clip_by_global_norm(clip_norm), adamw] if clip_norm else [adamw]
+  if rates is not None:
+    parts.append(optax.stateless(lambda updates, params: jax.tree.map(operator.mul, updates, rates(params))))
+  return optax.chain(*parts) if len(parts) > 1 else adamw
 
 
 @dataclasses.dataclass(frozen=True)

@@ -308,11 +308,12 @@ class _Course:
     stage, progress, clock = self._stage, self.progress, self._clock
     names = ("bce", "dice", "ssim", "boundary", "distillation")
     parts = " ".join(f"{name} {train[name]:.3f}" for name in names if name in train)
+    parts = f" ({parts})" if parts else ""
     distilled = f"  distilled {train['distilled_share']:.1%}" if "distilled_share" in train else ""
     skipped = f"  {train['skipped']:.0f} steps skipped" if train["skipped"] else ""
     pace = f"  {clock.images_per_s:.0f} images/s" if clock.images_per_s else ""
     console.say(
-      f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f} ({parts}){distilled}{skipped}  "
+      f"[{stage.name}] epoch {progress.epoch}/{stage.epochs}  loss {train['loss']:.3f}{parts}{distilled}{skipped}  "
       f"val {stage.monitor} {score:.4f} (best {progress.best_score:.4f} @{progress.best_epoch}){pace}  "
       f"{clock.left(self._tally.step)} left"
     )

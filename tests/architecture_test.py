@@ -16,12 +16,17 @@ ALLOWED = {
   "minec2f_jax.ops": (),
   "minec2f_jax.losses": PURE,
   "minec2f_jax.distillation": ("minec2f_jax.losses", *PURE),
+  "minec2f_jax.adaptation": PURE,
+  "minec2f_jax.perturbations": PURE,
+  "minec2f_jax.incremental": ("minec2f_jax.losses", *PURE),
   "minec2f_jax.metrics": PURE,
   "minec2f_jax.errors": (),
+  "minec2f_jax.fields": (),
   "minec2f_jax.console": (),
   "minec2f_jax.files": ("minec2f_jax.errors",),
   "minec2f_jax.host": (),
   "minec2f_jax.flag_errors": ("minec2f_jax.errors",),
+  "minec2f_jax.map_flags": (),
   "minec2f_jax.devices": ("minec2f_jax.errors",),
   "minec2f_jax.programs": tuple(f"minec2f_jax.{name}" for name in ("errors", "files", "host")),
   **{f"minec2f_jax.models.{name}": ("minec2f_jax.models", *PLAIN) for name in ("pretrained", "weight_files")},
@@ -31,6 +36,10 @@ ALLOWED = {
     "minec2f_jax.models",
     "minec2f_jax.losses",
     "minec2f_jax.distillation",
+    "minec2f_jax.adaptation",
+    "minec2f_jax.perturbations",
+    "minec2f_jax.fields",
+    "minec2f_jax.incremental",
     *PURE,
   ),
   "minec2f_jax.data": ("minec2f_jax.data", *PLAIN, *PURE),
@@ -51,6 +60,23 @@ ALLOWED = {
     "minec2f_jax.programs",
     *PLAIN,
   ),
+  # Beside evaluation: works on maps, whoever made them.
+  "minec2f_jax.mapping": (
+    "minec2f_jax.mapping",
+    "minec2f_jax.data",
+    "minec2f_jax.evaluation.html_parts",
+    "minec2f_jax.evaluation.html_style",
+    *(f"minec2f_jax.{name}" for name in ("devices", "programs", "host", "__version__")),
+    *PLAIN,
+  ),
+  # Converters run it in an environment of their own: no rasters, no checkpoints.
+  "minec2f_jax.export": (
+    "minec2f_jax.export",
+    "minec2f_jax.methods",
+    "minec2f_jax.models",
+    "minec2f_jax.data.sensors",
+    *PLAIN,
+  ),
   "minec2f_jax.experiment": ("minec2f_jax",),
   "configs": ("configs",),
   # A command on data draws its own figures and tells its pace, as launch's do.
@@ -63,19 +89,23 @@ ALLOWED = {
   "launch": (
     "minec2f_jax.experiment",
     "minec2f_jax.training.interrupt",
-    *(f"minec2f_jax.{name}" for name in ("console", "devices", "errors", "flag_errors", "host")),
+    *(f"minec2f_jax.{name}" for name in ("console", "devices", "errors", "flag_errors", "host", "map_flags")),
   ),
 }
 # Libraries that one file alone may import.
 KEPT_IN = {
   "orbax": {"minec2f_jax/training/checkpoints.py"},
-  "rasterio": {f"minec2f_jax/data/{name}.py" for name in ("rasterfile", "geotiff", "grids", "coarsen")},
-  "geopandas": {"minec2f_jax/data/polygons.py"},
+  "rasterio": {f"minec2f_jax/data/{name}.py" for name in ("rasterfile", "geotiff", "grids", "coarsen")}
+  | {f"minec2f_jax/mapping/{name}.py" for name in ("seams", "cog")},  # Polygonises; writes window by window.
+  "geopandas": {"minec2f_jax/data/polygons.py", "minec2f_jax/mapping/layers.py"},
   "pystac": {"minec2f_jax/data/stac.py"},
   "pystac_client": {"minec2f_jax/data/stac.py"},
   "apache_beam": {"datasets/chips.py"},
   "h5py": {"minec2f_jax/models/weight_files.py"},
-  "safetensors": {"minec2f_jax/models/weight_files.py"},
+  "safetensors": {"minec2f_jax/models/weight_files.py", "minec2f_jax/export/weights.py"},
+  "jax2onnx": {"minec2f_jax/export/to_onnx.py"},
+  "onnx": {"minec2f_jax/export/to_onnx.py"},
+  "onnxruntime": {"minec2f_jax/export/to_onnx.py"},
   "torch": {"minec2f_jax/models/weight_files.py"},
   "matplotlib": {"minec2f_jax/evaluation/figures.py"},
   "tensorflow": set(),
@@ -137,6 +167,9 @@ class ArchitectureTest(parameterized.TestCase):
           "minec2f_jax.ops",
           "minec2f_jax.losses",
           "minec2f_jax.distillation",
+          "minec2f_jax.adaptation",
+          "minec2f_jax.perturbations",
+          "minec2f_jax.incremental",
           "minec2f_jax.metrics",
           "minec2f_jax.models",
           "minec2f_jax.methods",
@@ -145,12 +178,15 @@ class ArchitectureTest(parameterized.TestCase):
         for name in _imports(path):
           self.assertNotIn(name.partition(".")[0], {"os", "io", "pathlib", "time", "datetime", "random", "absl"}, path)
 
-  @parameterized.parameters("losses", "distillation", "metrics", "ops")
-  def test_the_pure_library_loads_nothing_heavy(self, name):
+  def test_the_pure_library_loads_nothing_heavy(self):
+    names = ("losses", "distillation", "adaptation", "incremental", "perturbations", "metrics", "ops")
     heavy = ("tensorflow", "tensorflow_datasets", "rasterio", "orbax", "grain", "flax")
-    code = f"import sys, minec2f_jax.{name}; print(*[m for m in {heavy!r} if m in sys.modules])"
+    code = (
+      f"import importlib, sys\nfor name in {names}:\n  importlib.import_module(f'minec2f_jax.{{name}}')\n"
+      f"  print(name, [module for module in {heavy} if module in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    self.assertEqual(result.stdout.strip(), "")
+    self.assertEqual(result.stdout.splitlines(), [f"{name} []" for name in names])
 
   def test_help_starts_without_jax_and_tensorflow(self):
     code = (

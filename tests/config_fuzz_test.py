@@ -34,10 +34,13 @@ COMMANDS = (
   ((DEMO, "--coordinator_address=a:1", "--num_processes=2"), "--coordinator_address=a:1 needs .*--process_id"),
   ((DEMO, "--coordinator_address=auto", "--num_processes=2"), "--coordinator_address=auto finds out --num_processes"),
   ((DEMO, "--coordinator_address=a:1", "--mode=doctor"), "--mode=doctor runs in one process"),
-  ((DEMO, "--output=x"), "--output is for --mode=evaluate; --mode=train writes into --workdir"),
+  ((DEMO, "--output=x"), "--output is not for --mode=train, which writes into --workdir"),
   ((DEMO, "--mode=doctor", "--predictions"), "--mode=doctor makes no predictions: leave out --predictions"),
+  ((DEMO, "--min_area_m2=5"), "--min_area_m2 is for --mode=vectorize; leave it out with --mode=train"),
+  (("--mode=vectorize",), "--mode=vectorize needs --input. .*a folder that predict wrote"),
+  (("--mode=area", "--input=a", "--reference=b"), "--workdir is not for --mode=area; leave it out"),
   (("--mode=evaluate",), "run: there is no run .no config.json.; give the folder of one"),
-  (("--mode=evaluate", "--config.seed=1"), "launch.py: --workdir=.*run: there is no run"),
+  (("--mode=evaluate", "--config.seed=1"), "launch.py: .*run: there is no run"),
   ((DEMO, "--workdirs=x"), "Unknown command line flag 'workdirs'. Did you mean: workdir"),
 )
 # What stands in one's own file.

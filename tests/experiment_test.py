@@ -27,7 +27,12 @@ class ExperimentTest(parameterized.TestCase):
     cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "with a space"
     cls.data, cls.workdir = cls.root / "data", cls.root / "run"
     write_folder(cls.data)
-    experiment.train(run_config(cls.data), cls.workdir)
+    cls._train(run_config(cls.data), cls.workdir)
+
+  @classmethod
+  def _train(cls, config, workdir):
+    """As launch.py does, which keeps programs: most runs here have the same ones."""
+    experiment.train(config, workdir, cache=cls.root / "programs")
 
   def test_a_run_leaves_table_figures_metrics_config_and_checkpoints(self):
     for name in ("config.json", "results.txt", "results.md", "results.json", "curves.png"):
@@ -64,20 +69,20 @@ class ExperimentTest(parameterized.TestCase):
   def test_evaluating_again_gives_the_same_numbers(self):
     before = (self.workdir / "results.json").read_text()
     (self.workdir / "results.json").unlink()
-    experiment.evaluate(run_config(self.data), self.workdir)
+    experiment.evaluate(run_config(self.data), self.workdir, cache=self.root / "programs")
     self.assertEqual((self.workdir / "results.json").read_text(), before)
 
   def test_another_config_in_the_same_workdir_is_refused_by_field_and_values(self):
     config = run_config(self.data)
     config.optimizer.learning_rate = 0.5
     with self.assertRaisesRegex(UserError, r"config\.optimizer\.learning_rate \(0\.01 there, 0\.5 here\)"):
-      experiment.train(config, self.workdir)
+      self._train(config, self.workdir)
 
   def test_what_a_network_computes_in_is_no_part_of_the_run(self):
     config, workdir = run_config(self.data), self.root / "dtype"
     shutil.copytree(self.workdir, workdir)
     config.model.dtype = "float32"  # "auto" there.
-    experiment.evaluate(config, workdir)
+    experiment.evaluate(config, workdir, cache=self.root / "programs")
     read = lambda folder: json.loads((folder / "results.json").read_text())["rows"]
     self.assertEqual(read(workdir), read(self.workdir))
 
@@ -86,7 +91,7 @@ class ExperimentTest(parameterized.TestCase):
     config = run_config(self.data)
     config.teacher, config.stages = str(self.workdir), stages
     workdir = self.root / "reuse" / str(len(stages))
-    experiment.train(config, workdir)
+    self._train(config, workdir)
     self.assertFalse((workdir / "coarse").exists())
     first, second = (json.loads((folder / "results.json").read_text())["rows"] for folder in (self.workdir, workdir))
     self.assertEqual(first[:2], second[:2])  # The same teacher.
@@ -95,22 +100,22 @@ class ExperimentTest(parameterized.TestCase):
     config = run_config(self.data)
     config.teacher, config.data.bands = str(self.workdir), NAMES[:4]
     with self.assertRaisesRegex(UserError, r"config\.data\.bands .*swir1.* there"):
-      experiment.train(config, self.root / "bands")
+      self._train(config, self.root / "bands")
 
   def test_a_teacher_of_another_width_is_refused_by_name(self):
     config = run_config(self.data)
     config.teacher, config.model.encoder.growth_rate = str(self.workdir), 8
     with self.assertRaisesRegex(UserError, r"config\.model\.encoder\.growth_rate \(4 there, 8 here\)"):
-      experiment.train(config, self.root / "width")
+      self._train(config, self.root / "width")
 
   def test_a_run_without_a_teacher_is_refused_as_one_and_says_what_it_has(self):
     config = run_config(self.data)
     config.teacher = str(self.workdir / "fine")
     with self.assertRaisesRegex(UserError, r"config\.coarse\.method|config\.fine\.method"):
-      experiment.train(config, self.root / "wrong")
+      self._train(config, self.root / "wrong")
     config.teacher = str(self.root / "nowhere")
     with self.assertRaisesRegex(UserError, r"nowhere holds no checkpoint of the stage 'coarse'.*none"):
-      experiment.train(config, self.root / "wrong")
+      self._train(config, self.root / "wrong")
 
   def test_an_unfinished_teacher_is_taken_with_a_warning(self):
     unfinished = self.root / "unfinished"
@@ -128,7 +133,7 @@ class ExperimentTest(parameterized.TestCase):
     config = run_config(self.data)
     config.coarse.epochs = 2
     with self.assertRaisesRegex(UserError, r"config\.coarse\.epochs \(1 there, 2 here\)"):
-      experiment.train(config, self.workdir)
+      self._train(config, self.workdir)
 
   def test_evaluating_with_another_config_is_refused_and_leaves_the_table(self):
     before = (self.workdir / "results.json").read_text()
@@ -142,12 +147,12 @@ class ExperimentTest(parameterized.TestCase):
     config, workdir = run_config(self.data), self.root / "typo"
     config.data.fine.path = "/no/such/place"
     with self.assertRaisesRegex(UserError, "/no/such/place"):
-      experiment.train(config, workdir)
+      self._train(config, workdir)
     self.assertFalse((workdir / "coarse").exists())
     config.data.fine.path, config.stages = str(self.data), ("coarse",)
-    experiment.train(config, workdir)
+    self._train(config, workdir)
     config.stages, config.fine.epochs = ("coarse", "fine"), 1
-    experiment.train(config, workdir)  # Task 2 may still be given other values than at the start.
+    self._train(config, workdir)  # Task 2 may still be given other values than at the start.
     self.assertLen(json.loads((workdir / "results.json").read_text())["rows"], 4)
 
   def test_a_damaged_config_file_is_named(self):
@@ -155,7 +160,7 @@ class ExperimentTest(parameterized.TestCase):
     shutil.copytree(self.workdir, workdir)
     (workdir / "config.json").write_text('{"seed": 0, "da')
     with self.assertRaisesRegex(UserError, r"config\.json cannot be read"):
-      experiment.train(run_config(self.data), workdir)
+      self._train(run_config(self.data), workdir)
 
   def test_images_without_a_valid_pixel_are_refused_by_split(self):
     data = self.root / "nan"
@@ -165,7 +170,7 @@ class ExperimentTest(parameterized.TestCase):
     config = run_config(data)
     config.data.sensor = "reflectance"
     with self.assertRaisesRegex(UserError, "no pixel of the coarse train split is valid"):
-      experiment.train(config, self.root / "nan_run")
+      self._train(config, self.root / "nan_run")
 
   def test_coarse_labels_made_of_fine_masks_are_a_function_of_seed_and_id(self):
     config = run_config(self.data)

@@ -28,7 +28,12 @@ class PretrainedRunTest(parameterized.TestCase):
     write_folder(cls.data)
     weights.write_safetensors(cls.path, weights.random_encoder())
     cls.sha256 = hashlib.sha256(cls.path.read_bytes()).hexdigest()
-    experiment.train(cls._config(), cls.workdir)
+    cls._train(cls._config(), cls.workdir)
+
+  @classmethod
+  def _train(cls, config, workdir):
+    """As launch.py does, which keeps programs: most runs here have the same ones."""
+    experiment.train(config, workdir, cache=cls.root / "programs")
 
   @classmethod
   def _config(cls, **overrides):
@@ -55,7 +60,7 @@ class PretrainedRunTest(parameterized.TestCase):
     config = self._config(pretrained="/no/such/file")
     config.fine.epochs = 2
     workdir = self._copy("resumed")
-    experiment.train(config, workdir)
+    self._train(config, workdir)
     experiment.evaluate(config, workdir)
     self.assertEqual(json.loads((workdir / "config.json").read_text())["pretrained_sha256"], self.sha256)
 
@@ -65,16 +70,16 @@ class PretrainedRunTest(parameterized.TestCase):
     workdir = self._copy("other")
     shutil.rmtree(workdir / "fine")
     with self.assertRaisesRegex(UserError, rf"config\.pretrained_sha256 \({self.sha256} there"):
-      experiment.train(self._config(pretrained=str(other)), workdir)
+      self._train(self._config(pretrained=str(other)), workdir)
     with self.assertRaisesRegex(UserError, r"config\.pretrained \(True there, False here\)"):
-      experiment.train(self._config(pretrained=None), workdir)
+      self._train(self._config(pretrained=None), workdir)
 
   def test_a_run_that_has_started_everything_refuses_other_weights_and_other_hashes(self):
     other = self.root / "another.safetensors"
     weights.write_safetensors(other, weights.random_encoder(seed=1))
     workdir = self._copy("finished")
     noted = (workdir / "config.json").read_text()
-    for run in (experiment.train, experiment.evaluate):
+    for run in (self._train, experiment.evaluate):
       for change in (dict(pretrained=str(other)), dict(pretrained="/no/such/file", pretrained_sha256="abc")):
         with self.assertRaisesRegex(UserError, f"the run started from weights with {self.sha256}"):
           run(self._config(**change), workdir)
@@ -153,12 +158,12 @@ class PretrainedRunTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       UserError, r"block_sizes=\(1, 1, 1, 1\), but config.model.encoder has .*\(1, 1, 2, 1\)"
     ):
-      experiment.train(config, self.root / "size")
+      self._train(config, self.root / "size")
 
   def test_a_file_of_another_hash_than_asked_for_is_refused(self):
     config = self._config(pretrained_sha256="0" * 64)
     with self.assertRaisesRegex(UserError, f"has the SHA-256 {self.sha256}, not the 0000"):
-      experiment.train(config, self.root / "hash")
+      self._train(config, self.root / "hash")
 
   def test_an_unknown_adapter_is_refused(self):
     with self.assertRaisesRegex(UserError, r"config\.pretrained_adapter='mean'.*inflate"):

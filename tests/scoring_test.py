@@ -16,7 +16,7 @@ from scipy import special
 from sklearn import metrics as sklearn_metrics
 
 from minec2f_jax import console, experiment
-from minec2f_jax.data import geotiff, resize
+from minec2f_jax.data import encoding, geotiff, resize
 from minec2f_jax.errors import UserError
 from minec2f_jax.evaluation import evaluate as evaluate_lib
 from minec2f_jax.experiment import noted, page, predictions
@@ -104,8 +104,8 @@ class ScoringTest(parameterized.TestCase):
           self.assertEqual((file.count, file.dtypes[0], file.nodata), (1, "uint16", 65535))
           self.assertEqual(file.tags()["scale"], "probability = value / 65534; 65535 = no data")
           stored.append(file.read(1))
-      stored = np.stack(stored) / predictions.SCALE
-      np.testing.assert_allclose(stored, special.expit(logits), atol=1.01 / predictions.SCALE)
+      stored = np.stack(stored) / encoding.SCALE
+      np.testing.assert_allclose(stored, special.expit(logits), atol=1.01 / encoding.SCALE)
       truth, guess, chance = truth.ravel(), (stored > 0.5).ravel(), special.expit(logits.ravel())
       scores = row["scores"]
       self.assertAlmostEqual(scores["accuracy"], sklearn_metrics.accuracy_score(truth, guess), delta=1e-9)
@@ -157,9 +157,9 @@ class ScoringTest(parameterized.TestCase):
         self.assertEqual(place, (chip.crs, chip.transform))
       self.assertEqual(values.shape, (48, 40))
       expected, valid = resize.resize_map(special.expit(logits[i]), source[i]["valid"], 48, 40)
-      np.testing.assert_array_equal(values == predictions.NODATA, ~valid)
-      self.assertTrue((values[:3, :3] == predictions.NODATA).all())
-      np.testing.assert_allclose(values[valid] / predictions.SCALE, expected[valid], atol=1.01 / predictions.SCALE)
+      np.testing.assert_array_equal(values == encoding.NODATA, ~valid)
+      self.assertTrue((values[:3, :3] == encoding.NODATA).all())
+      np.testing.assert_allclose(values[valid] / encoding.SCALE, expected[valid], atol=1.01 / encoding.SCALE)
 
   def test_the_size_of_pixels_can_be_told_for_files_that_do_not(self):
     config = self._others()
@@ -304,15 +304,15 @@ class NameTest(parameterized.TestCase):
     predictions.write_prediction(path, logits, valid, tags={"model": "student"})
     self.assertIsNone(geotiff.read_header(path).grid)
     with open(path, "rb") as file, rasterio.MemoryFile(file.read()) as memory, memory.open() as found:
-      expected = np.rint(special.expit(np.float64([0, 2, -2, 9, -9])) * predictions.SCALE)
-      np.testing.assert_array_equal(found.read(1).ravel(), [*expected, predictions.NODATA])
+      expected = np.rint(special.expit(np.float64([0, 2, -2, 9, -9])) * encoding.SCALE)
+      np.testing.assert_array_equal(found.read(1).ravel(), [*expected, encoding.NODATA])
       self.assertEqual((found.tags()["model"], found.descriptions), ("student", ("probability of a mine",)))
 
   def test_codes_keep_the_side_of_the_threshold_and_never_mean_no_data(self):
     near = np.array([0.0, 0.5 - 1e-9, 0.5, 0.5 + 1e-9, 1.0])
-    codes = predictions.encode(near)
+    codes = encoding.encode(near)
     np.testing.assert_array_equal(codes, [0, 32767, 32767, 32768, 65534])
-    np.testing.assert_array_equal(codes / predictions.SCALE > 0.5, near > 0.5)
+    np.testing.assert_array_equal(codes / encoding.SCALE > 0.5, near > 0.5)
 
 
 if __name__ == "__main__":

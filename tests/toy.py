@@ -40,3 +40,10 @@ def shrink(config, *, epochs: int = 1):
   for name in {"coarse", "fine", *config.stages}:
     config[name].epochs = epochs
   return config
+
+
+def simplify(config):
+  """`config` with little to compile: the plainest injection, and the losses of every pixel by itself."""
+  config.model.fusion.update(dict(levels=("c5",), cbam=False, refinement_steps=0))
+  config.fine.loss.update(dict(ssim=0.0, boundary=0.0))
+  return config

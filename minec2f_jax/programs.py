@@ -18,7 +18,7 @@ _SUFFIX = ".stablehlo"
 _DIGEST_BYTES = 32
 # On a CPU XLA may hand matrix products and convolutions to YNNPACK. That makes our networks no faster, and to load such
 # programs takes half of a second start (docs/performance.md).
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def identity(*facts) -> str:
@@ -89,7 +89,7 @@ class Program:
 
   def __init__(self, folder: pathlib.Path | None, name: str, function: Callable, donate: bool, compiler_options):
     self._folder, self._name = folder, name
-    usual = _CPU_OPTIONS if jax.default_backend() == "cpu" else {}
+    usual = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     options = dict(donate_argnums=0 if donate else (), compiler_options={**usual, **(compiler_options or {})})
     self._jit = functools.partial(jax.jit, **options)
     self._function, self._direct, self._compiled = function, self._jit(function), {}

@@ -13,3 +13,11 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # A shell's background lets its children ignore Ctrl-C, which tests send to theirs.
 if threading.current_thread() is threading.main_thread():
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+import jax  # noqa: E402  After what it reads.
+
+from minec2f_jax import programs  # noqa: E402
+
+# And half of what is left, without the fused loops. Processes that tests start compile as users' do.
+if jax.__version_info__ < (0, 11):
+  programs.CPU_OPTIONS.update(xla_cpu_use_fusion_emitters=False, xla_cpu_parallel_codegen_split_count=1)

@@ -230,7 +230,7 @@ class SuiteTest(parameterized.TestCase):
 
 class PlanTest(parameterized.TestCase):
   @parameterized.parameters(
-    ("table1", 2, 14), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
+    ("table1", 3, 17), ("table2", 0, 2), ("table3", 1, 4), ("table4", 1, 5), ("table5", 0, 3), ("table13", 0, 4),
     ("table11", 1, 1), ("table14", 3, 3), ("input_size", 0, 6), ("ablations", 1, 13), ("choices", 4, 11),
   )  # fmt: skip
   def test_each_distinct_run_is_planned_once_a_seed(self, name, teachers, runs):

@@ -7,8 +7,9 @@ Reuse:    --config.teacher=runs/ccda skips Task 1 and takes that run's; other sy
 
 The paper prints 78.90 accuracy, 72.90 mF1 and 57.00 mIoU, and says nothing of what the system was shown. The number
 stands between a coarse model and those that see fine labels, so here it sees none: coarse images with labels, fine
-images without, as UDAforRS, by the same means (`configs/baselines/udaforrs.py`, on validation too). CCDA with fine
-labels, which its idea of classes that become finer suggests, is `configs/baselines/ccda_sup.py`.
+images without, as UDAforRS, by the same means (`configs/baselines/udaforrs.py`, on validation too: the published code
+watches the target domain in both steps, as here). CCDA with fine labels, which its idea of classes that become finer
+suggests, is `configs/baselines/ccda_sup.py`.
 
 1. "coarse": cross-entropy on coarse images, and maximum squares on fine images after the first 100 steps;
 2. "fine": the same, and distillation of the coarse stage's answers on fine images. Classes stay what they were.
@@ -30,11 +31,15 @@ from configs import fine_hybrid
 from configs.baselines import BCE
 
 OVERRIDES = {
-  "coarse": {"method": "ccda_start", "streams": ("coarse", "fine")},  # labelled, unlabelled
+  "coarse": {
+    "method": "ccda_start",
+    "streams": ("coarse", "fine"),  # labelled, unlabelled
+    "validation": "fine",  # "coarse" in both stages reads no fine label
+  },
   "fine": {
     "method": "ccda",
     "streams": ("coarse", "fine"),
-    "validation": "fine",  # "coarse" reads no fine label
+    "validation": "fine",
     "init_from_prior": True,
     "loss": BCE,
   },

@@ -8,8 +8,8 @@ Reuse:    --config.teacher=runs/ccda skips Task 1 and takes that run's; other sy
 The paper prints 78.90 accuracy, 72.90 mF1 and 57.00 mIoU, and says nothing of what the system was shown. The number
 stands between a coarse model and those that see fine labels, so here it sees none: coarse images with labels, fine
 images without, as UDAforRS, by the same means (`configs/baselines/udaforrs.py`, on validation too: the published code
-can take the weights that are best on the target domain, in both steps). CCDA with fine labels, which its idea of classes that become finer
-suggests, is `configs/baselines/ccda_sup.py`.
+can take the weights that are best on the target domain, in both steps). CCDA with fine labels, which its idea of
+classes that become finer suggests, is `configs/baselines/ccda_sup.py`.
 
 1. "coarse": cross-entropy on coarse images, and maximum squares on fine images after the first 100 steps;
 2. "fine": the same, and distillation of the coarse stage's answers on fine images. Classes stay what they were.

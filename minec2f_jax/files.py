@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import time
@@ -82,6 +83,31 @@ def locked(folder) -> Iterator[None]:
       if not (left.is_dir() or others):  # Folders that are half made are their makers' matter.
         left.unlink(missing_ok=True)
     yield
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path, flag: str) -> Iterator[None]:
+  """Makes `folder` and holds it against a second process (`locked`); one in which nothing came to be goes again.
+
+  Args:
+    folder: that is written to.
+    flag: that named it, for errors, "--workdir" for instance.
+
+  Raises:
+    UserError: it cannot be written, or another process holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      new = not folder.exists()
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(locked(folder))
+    except OSError as error:
+      raise UserError(f"{flag}={folder} cannot be written: {error}. Give another.") from error
+    try:
+      yield
+    finally:
+      if new and [path.name for path in folder.iterdir()] == [".lock"]:
+        shutil.rmtree(folder)
 
 
 def require_free(folder):

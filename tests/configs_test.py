@@ -161,7 +161,8 @@ class ConfigsTest(parameterized.TestCase):
     self.assertEqual(count["trainable"], 86_237_184 + 9_443_328 + 9 * 768 * 256 + 2 * 256 + 257)
 
   @parameterized.parameters(
-    ("unet", models.UNet(), models.UNetHead(), 32), ("deeplabv3plus", models.DeepLabV3Plus(), models.DeepLabHead(), 16)
+    ("unet", models.UNet(), models.UNetHead(), 32),
+    ("deeplabv3plus", models.DeepLabV3Plus(), models.PointwiseHead(), 16),
   )
   def test_classic_decoders_stand_on_the_papers_encoder_and_see_the_fine_set_alone(self, name, decoder, head, stride):
     config = _load(f"baselines.{name}")

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax import lax
 
-from minec2f_jax.models import ASPP, DeepLabHead, DeepLabV3Plus, count_parameters, deeplabv3plus, factory
+from minec2f_jax.models import ASPP, DeepLabV3Plus, PointwiseHead, count_parameters, deeplabv3plus, factory
 from tests import overfit, toy
 from tests.oracles import carry, layers, network_parity
 
@@ -132,11 +132,11 @@ class DeepLabV3PlusTest(parameterized.TestCase):
       layers.init_shapes(DeepLabV3Plus(**SMALL), features, train=False)
 
 
-class DeepLabHeadTest(parameterized.TestCase):
+class PointwiseHeadTest(parameterized.TestCase):
   @parameterized.parameters((1, "float32", 1e-5), (3, "float32", 1e-5), (1, "bfloat16", 5e-2))
   def test_equals_bilinear_upsampling_then_a_1x1_convolution(self, classes, dtype, tolerance):
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
-    head = DeepLabHead(classes=classes, dtype=jnp.dtype(dtype))
+    head = PointwiseHead(classes=classes, dtype=jnp.dtype(dtype))
     variables = layers.random_variables(head, x)
     logits = layers.apply(head, variables, x)
     self.assertEqual(logits.dtype, jnp.float32)

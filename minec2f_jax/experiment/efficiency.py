@@ -25,7 +25,6 @@ from minec2f_jax import console, files
 from minec2f_jax.evaluation import efficiency as tables
 from minec2f_jax.experiment import estimates, record
 from minec2f_jax.experiment.checks import check_fields, check_networks
-from minec2f_jax.experiment.run import held
 from minec2f_jax.experiment.stages import example, programs_of, wire
 from minec2f_jax.methods import Method, Variables
 from minec2f_jax.models import factory
@@ -72,7 +71,7 @@ def run_efficiency(config, workdir, *, cache=None):
   """
   check_fields(config)
   workdir = pathlib.Path(workdir)
-  with held(workdir):
+  with files.held(workdir, "--workdir"):
     found = measure(config, programs_of(config, cache))
     files.write_json(workdir / "efficiency.json", found)
     for name, text in tables.texts(found).items():

@@ -5,7 +5,6 @@ import copy
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import jax
@@ -49,7 +48,7 @@ def train(config, workdir, *, predictions: bool = False, cache=None, opener=open
     UserError: among others, another process trains in `workdir`. Evaluating may go on beside.
   """
   check_fields(config)
-  with held(pathlib.Path(workdir)) if devices.is_first() else contextlib.nullcontext():
+  with files.held(pathlib.Path(workdir), "--workdir") if devices.is_first() else contextlib.nullcontext():
     _train(config, pathlib.Path(workdir), predictions, cache, opener)
 
 
@@ -185,20 +184,3 @@ def _stages(plain: dict) -> list:
 
 def _plain(config) -> dict:
   return json.loads(config.to_json_best_effort())
-
-
-@contextlib.contextmanager
-def held(workdir: pathlib.Path):
-  """Makes `workdir` and holds it against a second run; one in which nothing came to be goes again."""
-  with contextlib.ExitStack() as stack:
-    try:
-      new = not workdir.exists()
-      workdir.mkdir(parents=True, exist_ok=True)
-      stack.enter_context(files.locked(workdir))
-    except OSError as error:
-      raise UserError(f"--workdir={workdir} cannot be written: {error}. Give another.") from error
-    try:
-      yield
-    finally:
-      if new and [path.name for path in workdir.iterdir()] == [".lock"]:
-        shutil.rmtree(workdir)

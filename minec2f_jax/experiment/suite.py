@@ -41,7 +41,7 @@ def run_suite(config: ConfigDict, workdir, *, cache=None):
   """
   check_suite(config)
   workdir = pathlib.Path(workdir)
-  with run.held(workdir):
+  with files.held(workdir, "--workdir"):
     jobs, kept = plan(config, workdir), suite_record.read(workdir)
     todo = _unfinished(jobs, kept)
     for job in todo:

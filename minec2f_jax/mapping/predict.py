@@ -10,13 +10,12 @@ with the same bytes as one that nobody disturbed. (In another process a GPU may 
 convolution: then strips differ by rounding, at most by one stored unit.)
 """
 
-import contextlib
 import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -110,7 +109,7 @@ def map_scenes(
   """
   check_settings(settings)
   broken, finished = dict(broken or {}), []
-  with _held(pathlib.Path(output)), rasterfile.bounded_cache(_CACHE_BYTES):
+  with files.held(pathlib.Path(output), "--output"), rasterfile.bounded_cache(_CACHE_BYTES):
     for scene in scenes:
       folder = pathlib.Path(output) / name_of(scene.name)
       try:
@@ -125,23 +124,6 @@ def map_scenes(
     listed = "".join(f"\n  {name}: {why}" for name, why in sorted(broken.items()))
     raise UserError(f"{len(broken)} of {len(broken) + len(finished)} scenes cannot be mapped:{listed}")
   return finished
-
-
-@contextlib.contextmanager
-def _held(output: pathlib.Path) -> Iterator[None]:
-  """Makes `output` and holds it against a second process; one in which nothing came to be goes again."""
-  with contextlib.ExitStack() as stack:
-    try:
-      new = not output.exists()
-      output.mkdir(parents=True, exist_ok=True)
-      stack.enter_context(files.locked(output))
-    except OSError as error:
-      raise UserError(f"--output={output} cannot be written: {error}. Give another.") from error
-    try:
-      yield
-    finally:
-      if new and [path.name for path in output.iterdir()] == [".lock"]:
-        shutil.rmtree(output)
 
 
 def map_scene(scene: SceneInput, folder: pathlib.Path, network: Network, settings: Settings):

@@ -1,13 +1,14 @@
 """Networks in Flax Linen: DenseNet with one of four decoders, MineC2FNet's attentive injection, and Prithvi."""
 
 from minec2f_jax.models.cbam import CBAM
-from minec2f_jax.models.deeplabv3plus import ASPP, DeepLabHead, DeepLabV3Plus
+from minec2f_jax.models.deeplabv3plus import ASPP, DeepLabV3Plus
 from minec2f_jax.models.densenet import DenseNet
 from minec2f_jax.models.factory import count_parameters, make_minec2fnet, make_segmenter
 from minec2f_jax.models.fpn import FPN, Head
 from minec2f_jax.models.gated_fusion import GatedFusion
 from minec2f_jax.models.gs_aufpn import GSAUFPN, FCNHead, GSAUFPNHead
 from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.pointwise_head import PointwiseHead
 from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.projector import Projector, Reconstruction
 from minec2f_jax.models.refinement import Refinement
@@ -21,7 +22,6 @@ __all__ = [
   "FPN",
   "GSAUFPN",
   "AttentiveInjection",
-  "DeepLabHead",
   "DeepLabV3Plus",
   "DenseNet",
   "FCNHead",
@@ -30,6 +30,7 @@ __all__ = [
   "Head",
   "MineC2FNet",
   "PixelHead",
+  "PointwiseHead",
   "PrithviDecoder",
   "Projector",
   "Reconstruction",

@@ -1,4 +1,4 @@
-"""DeepLabV3+ decoder and head (Chen et al. 2018, arXiv:1802.02611, Sec. 3) over any encoder with "c2" and "c5".
+"""DeepLabV3+ decoder (Chen et al. 2018, arXiv:1802.02611, Sec. 3) over any encoder with "c2" and "c5".
 
 The paper that is reproduced here names DeepLabV3+ and nothing more; these are our choices:
 
@@ -23,8 +23,6 @@ from flax import linen as nn
 from jax import lax
 
 from minec2f_jax.models import convolution, fpn
-
-_STRIDE = 4  # of "c2"
 
 
 class ASPP(nn.Module):
@@ -121,30 +119,6 @@ class DeepLabV3Plus(nn.Module):
       )(x)
       x = norm_relu(x, name=f"norm{n}")
     return x
-
-
-class DeepLabHead(nn.Module):
-  """Logits at the image's resolution: a 1x1 convolution with bias, then bilinear x4.
-
-  The other order, as Chen et al. draw it, gives the same: both are linear, and bilinear weights add up to 1.
-
-  Attributes:
-    classes: channels of the logits; 1 for mining against background.
-    dtype: of the product's factors; all else is float32.
-  """
-
-  classes: int = 1
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    """[B, H/4, W/4, C] float -> [B, H, W, classes] float32."""
-    batch, height, width, channels = x.shape
-    kernel = self.param("kernel", nn.initializers.glorot_uniform(), (channels, self.classes), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
-    factors = x.astype(self.dtype), kernel.astype(self.dtype)
-    x = jnp.einsum("bhwc,ck->bhwk", *factors, preferred_element_type=jnp.float32) + bias
-    return jax.image.resize(x, (batch, _STRIDE * height, _STRIDE * width, self.classes), "bilinear")
 
 
 def dilated_conv(x, kernel, *, rate: int):

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minec2f_jax.models.deeplabv3plus import DeepLabHead, DeepLabV3Plus
+from minec2f_jax.models.deeplabv3plus import DeepLabV3Plus
 from minec2f_jax.models.densenet import DenseNet
 from minec2f_jax.models.fpn import FPN, Head
 from minec2f_jax.models.gs_aufpn import GSAUFPN, GSAUFPNHead
 from minec2f_jax.models.minec2fnet import AttentiveInjection, MineC2FNet
+from minec2f_jax.models.pointwise_head import PointwiseHead
 from minec2f_jax.models.prithvi import PixelHead, PrithviDecoder
 from minec2f_jax.models.segmenter import Segmenter
 from minec2f_jax.models.unet import UNet, UNetHead
@@ -18,7 +19,7 @@ from minec2f_jax.models.vit import ViTEncoder
 ARCHITECTURES = {
   "fpn_densenet": {"encoder": DenseNet, "decoder": FPN, "head": Head, "fusion": AttentiveInjection},
   "unet_densenet": {"encoder": DenseNet, "decoder": UNet, "head": UNetHead},
-  "deeplabv3plus_densenet": {"encoder": DenseNet, "decoder": DeepLabV3Plus, "head": DeepLabHead},
+  "deeplabv3plus_densenet": {"encoder": DenseNet, "decoder": DeepLabV3Plus, "head": PointwiseHead},
   "gs_aufpn_densenet": {"encoder": DenseNet, "decoder": GSAUFPN, "head": GSAUFPNHead},
   "prithvi": {"encoder": ViTEncoder, "decoder": PrithviDecoder, "head": PixelHead},
 }

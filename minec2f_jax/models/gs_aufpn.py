@@ -18,10 +18,10 @@ from flax import linen as nn
 
 from minec2f_jax import ops
 from minec2f_jax.models import convolution, fpn
+from minec2f_jax.models.pointwise_head import PointwiseHead
 
 _GRAPH_EPSILON = 1e-4  # of the BN behind the graph, in the authors' code
 _CLASSIFIER_INIT = nn.initializers.normal(0.01)  # as there
-_STRIDE = 4  # of the decoder's map
 
 
 class GraphReasoning(nn.Module):
@@ -143,26 +143,10 @@ class GSAUFPN(nn.Module):
     return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
 
 
-class GSAUFPNHead(nn.Module):
-  """Logits at the image's resolution: a 1x1 convolution with bias, then bilinear x4.
+class GSAUFPNHead(PointwiseHead):
+  """A `PointwiseHead` that starts small."""
 
-  Attributes:
-    classes: channels of the logits; 1 for mining against background.
-    dtype: of the product's factors; all else is float32.
-  """
-
-  classes: int = 1
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x):
-    """[B, H/4, W/4, C] float -> [B, H, W, classes] float32."""
-    batch, height, width, channels = x.shape
-    kernel = self.param("kernel", _CLASSIFIER_INIT, (channels, self.classes), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
-    factors = x.astype(self.dtype), kernel.astype(self.dtype)
-    x = jnp.einsum("bhwc,ck->bhwk", *factors, preferred_element_type=jnp.float32) + bias
-    return jax.image.resize(x, (batch, _STRIDE * height, _STRIDE * width, self.classes), "bilinear")
+  kernel_init = staticmethod(_CLASSIFIER_INIT)
 
 
 class FCNHead(nn.Module):

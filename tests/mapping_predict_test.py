@@ -396,6 +396,7 @@ class RefusalTest(MapTest):
     with self.assertRaisesRegex(UserError, "2 of 4 scenes cannot be mapped:\n.*b.tif: .*\n.*d.tif"):
       map_scene.run(self.root / "in", self.root / "out")
     self.assertEqual(sorted(path.parent.name for path in self.root.glob("out/*/map.json")), ["a", "c"])
+    self.assertIn(f"2 maps, a folder each, in {self.root / 'out'}\n", self.out.getvalue())
 
   @parameterized.parameters("nothing.tif", "empty")
   def test_inputs_that_are_none_are_refused(self, name):

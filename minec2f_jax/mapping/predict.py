@@ -120,6 +120,8 @@ def map_scenes(
           raise
         console.say(f"[{scene.name}] cannot be mapped: {error}")
         broken[scene.name] = str(error)
+  if finished:
+    console.say(f"{len(finished)} map{'s' * (len(finished) != 1)}, a folder each, in {output}")
   if broken:
     listed = "".join(f"\n  {name}: {why}" for name, why in sorted(broken.items()))
     raise UserError(f"{len(broken)} of {len(broken) + len(finished)} scenes cannot be mapped:{listed}")
